@@ -19,7 +19,7 @@ from downscale.deconvolution.footprint import FootprintOperator, footprint_error
 from downscale.deconvolution.psf import Psf
 from downscale.deconvolution.richardson_lucy import richardson_lucy
 from downscale.deconvolution.tikhonov import tikhonov, wiener
-from downscale.deconvolution.weights import cell_kernel
+from downscale.deconvolution.weights import Instrument, cell_kernel
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import bounded
 from downscale.fields.spectrum import radial_power, rings, taper
@@ -70,7 +70,7 @@ def restored(folder: Path) -> tuple[list[list[Any]], dict[str, Tensor], list[flo
     """Blur, add noise and deconvolve; return table rows, the fields, and the error after each iteration."""
     truth, valid = radar_window(folder)
     grid = plane(truth.shape, 2000.0)
-    blur = Blur.on_grid(Psf("gaussian", FOOTPRINT), grid, truth, valid)
+    blur = Blur(Instrument(Psf("gaussian", FOOTPRINT), grid), truth, valid)
     noise = NOISE * torch.randn(truth.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     data = ((blur.forward(truth) + noise).clamp(min=0)) * blur.mask
     errors: list[float] = []
@@ -117,11 +117,11 @@ def _three_ways(truth: Tensor, step: float, width: float, positive: bool) -> lis
     fine = plane(truth.shape, step)
     coarse = fine.coarsen(4, 4)
     cells, psf = Aggregation.between(coarse, fine), Psf("gaussian", width)
-    seen = FootprintOperator(Blur.on_grid(psf, fine, truth), cells)
+    seen = FootprintOperator(Blur(Instrument(psf, fine), truth), cells)
     x = seen.forward(truth).float().double()
     x = x.clamp(min=0) if positive else x
     up, every = sobolev_operator(coarse, parts_of(coarse, 4)), torch.ones_like(truth)
-    on_coarse = Blur.on_grid(psf, coarse, truth)
+    on_coarse = Blur(Instrument(psf, coarse), truth)
     first = richardson_lucy(x, on_coarse, noise=0).field if positive else tikhonov(x, on_coarse).field
     ignoring, two = up(x), up(first)
     one = seen.solve(x)
@@ -141,12 +141,12 @@ def against_scikit_image() -> list[list[Any]]:
     truth[20:40, 24:44] = torch.as_tensor(np.random.default_rng(0).random((20, 20))) + 0.2
     psf = Psf("gaussian", 3.0, unit="cells")
     weights = cell_kernel(psf, (64, 64)).values
-    blur = Blur.on_cells(psf, truth.shape, truth)
+    blur = Blur(Instrument(psf, shape=truth.shape), truth)
     data = blur.forward(truth).clamp(min=0)
     theirs = restoration.richardson_lucy(data.numpy(), weights, num_iter=20, clip=False)
     ours = richardson_lucy(data, blur, noise=0, iterations=20).field.numpy()
     rows = [["richardson_lucy, padded", f"{np.abs(theirs - ours).max():.1e}", *_lost(theirs, ours, data.numpy())]]
-    closed = Blur.on_cells(psf, truth.shape, truth, None, (True, True))
+    closed = Blur(Instrument(psf, shape=truth.shape, periodic=(True, True)), truth)
     data = closed.forward(truth)
     theirs = restoration.wiener(data.numpy(), weights, 0.01, clip=False)
     ours = wiener(data, closed, parameter=0.01).field.numpy()
@@ -154,15 +154,15 @@ def against_scikit_image() -> list[list[Any]]:
     cube = torch.zeros(24, 25, 26, dtype=torch.float64)
     cube[10:14, 10:15, 11:15] = torch.as_tensor(np.random.default_rng(1).random((4, 5, 4)))
     box = Psf("box", 3.0, unit="cells")
-    data = Blur.on_cells(box, cube.shape, cube).forward(cube).clamp(min=0)
+    data = Blur(Instrument(box, shape=cube.shape), cube).forward(cube).clamp(min=0)
     theirs = restoration.richardson_lucy(data.numpy(), cell_kernel(box, (9, 9, 9)).values, num_iter=4, clip=False)
-    ours = richardson_lucy(data, Blur.on_cells(box, cube.shape, cube), noise=0, iterations=4).field.numpy()
+    ours = richardson_lucy(data, Blur(Instrument(box, shape=cube.shape), cube), noise=0, iterations=4).field.numpy()
     rows.append(["richardson_lucy, three dimensions", f"{np.abs(theirs - ours).max():.1e}",
                  *_lost(theirs, ours, data.numpy())])  # fmt: skip
     rain = torch.as_tensor(np.random.default_rng(2).gamma(0.5, 2.0, (64, 64)))
     for name, share in (("rain up to the edge", 0.0), ("rain with 30 % gaps", 0.3)):
         mask = np.random.default_rng(3).random((64, 64)) >= share
-        blur = Blur.on_cells(psf, rain.shape, rain, mask)
+        blur = Blur(Instrument(psf, shape=rain.shape), rain, mask)
         data = blur.forward(rain * blur.mask).clamp(min=0)
         theirs = restoration.richardson_lucy(data.numpy(), weights, num_iter=20, clip=False) * mask
         ours = richardson_lucy(data, blur, noise=0, iterations=20).field.numpy()
@@ -181,7 +181,8 @@ def at_edges(iterations: int = 20) -> list[list[Any]]:
     rng = np.random.default_rng(2)
     whole = np.clip(gaussian_filter(rng.gamma(0.3, 2.0, (128, 128)), 1.5, mode="wrap") - 0.3, 0, None)
     psf, field = Psf("gaussian", 6.0, unit="cells"), torch.as_tensor(whole)
-    seen = Blur.on_cells(psf, field.shape, field, None, (True, True)).forward(field).clamp(min=0)[32:96, 32:96]
+    instrument = Instrument(psf, shape=field.shape, periodic=(True, True))
+    seen = Blur(instrument, field).forward(field).clamp(min=0)[32:96, 32:96]
     truth, weights = whole[32:96, 32:96], cell_kernel(psf, (64, 64)).values
     edge = np.ones((64, 64), bool)
     edge[6:-6, 6:-6] = False
@@ -191,7 +192,8 @@ def at_edges(iterations: int = 20) -> list[list[Any]]:
     for name, mask in masks.items():
         data = seen * torch.as_tensor(mask)
         theirs = restoration.richardson_lucy(data.numpy(), weights, num_iter=iterations, clip=False)
-        ours = richardson_lucy(data, Blur.on_cells(psf, data.shape, data, mask), noise=0, iterations=iterations)
+        blur = Blur(Instrument(psf, shape=data.shape), data, mask)
+        ours = richardson_lucy(data, blur, noise=0, iterations=iterations)
         gaps = binary_dilation(~mask, iterations=3)
         beside = (edge if mask.all() else gaps & ~edge) & mask
         inside = mask & ~edge & ~binary_dilation(~mask, iterations=6)

@@ -61,32 +61,32 @@ def off(blur: Blur, seed=0):
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_flux_and_constants_stay_up_to_edges_and_around_gaps(psf, share):
     mask = np.random.default_rng(1).random((31, 24)) >= share
-    assert max(off(Blur.on_cells(parse_psf(psf), mask.shape, REFERENCE, mask))) < 1e-12
+    assert max(off(Blur(Instrument(parse_psf(psf), shape=mask.shape), REFERENCE, mask))) < 1e-12
 
 
 @pytest.mark.parametrize("shape", [(50,), (12, 15), (8, 9, 10)])
 def test_one_to_three_dimensions(shape):
-    assert max(off(Blur.on_cells(Psf("gaussian", 3.0, unit="cells"), shape, REFERENCE))) < 1e-12
+    assert max(off(Blur(Instrument(Psf("gaussian", 3.0, unit="cells"), shape=shape), REFERENCE))) < 1e-12
 
 
 @pytest.mark.parametrize("psf", ["gaussian:900km", "gaussian:1500x800km@40", "airy:700km", "box:900km"])
 def test_flux_and_constants_stay_on_the_sphere_over_poles_and_the_seam(psf):
     mask = np.random.default_rng(2).random((30, 60)) > 0.2
-    assert max(off(Blur.on_grid(parse_psf(psf), sphere(30), REFERENCE))) < 1e-12
-    assert max(off(Blur.on_grid(parse_psf(psf), sphere(30), REFERENCE, mask))) < 1e-12
+    assert max(off(Blur(Instrument(parse_psf(psf), sphere(30)), REFERENCE))) < 1e-12
+    assert max(off(Blur(Instrument(parse_psf(psf), sphere(30)), REFERENCE, mask))) < 1e-12
 
 
 @given(st.integers(0, 1000), st.floats(0, 0.95), st.floats(0.3, 8.0))
 def test_flux_and_constants_for_any_mask_and_size(seed, share, size):
     mask = np.random.default_rng(seed).random((14, 17)) >= share
-    blur = Blur.on_cells(Psf("gaussian", size, unit="cells"), mask.shape, REFERENCE, mask)
+    blur = Blur(Instrument(Psf("gaussian", size, unit="cells"), shape=mask.shape), REFERENCE, mask)
     if mask.any():
         assert max(off(blur, seed)) < 1e-9
 
 
 def test_any_array_keeps_flux_though_not_constants_at_edges():
     psf = ArrayPsf(np.random.default_rng(3).random((5, 7)), normalise=True)
-    flux, _, adjoint = off(Blur.on_cells(psf, (20, 30), REFERENCE))
+    flux, _, adjoint = off(Blur(Instrument(psf, shape=(20, 30)), REFERENCE))
     assert max(flux, adjoint) < 1e-12
 
 
@@ -126,7 +126,7 @@ def scene(n=48):
 def test_richardson_lucy_agrees_with_scikit_image_inside():
     restoration = pytest.importorskip("skimage.restoration")
     truth, psf = scene(64), parse_psf("gaussian:3cells")
-    blur = Blur.on_cells(psf, truth.shape, truth)
+    blur = Blur(Instrument(psf, shape=truth.shape), truth)
     data, weights = blur.forward(truth).clamp(min=0), cell_kernel(psf, truth.shape).values
     theirs = restoration.richardson_lucy(data.numpy(), weights, num_iter=20, clip=False)
     ours = richardson_lucy(data, blur, noise=0, iterations=20)
@@ -139,7 +139,7 @@ def test_richardson_lucy_agrees_with_scikit_image_in_three_dimensions():
     truth = torch.zeros(24, 25, 26, dtype=torch.float64)
     truth[10:14, 10:15, 11:15] = random((4, 5, 4))
     psf = parse_psf("box:3cells")
-    blur = Blur.on_cells(psf, truth.shape, truth)
+    blur = Blur(Instrument(psf, shape=truth.shape), truth)
     data = blur.forward(truth).clamp(min=0)
     theirs = restoration.richardson_lucy(data.numpy(), cell_kernel(psf, (9, 9, 9)).values, num_iter=4, clip=False)
     ours = richardson_lucy(data, blur, noise=0, iterations=4).field.numpy()
@@ -154,12 +154,12 @@ def test_beside_edges_and_gaps_it_comes_nearer_to_the_truth_than_scikit_image(ga
     field = np.clip(gaussian_filter(rain, 1.5, mode="wrap") - 0.3, 0, None)
     whole, psf = torch.as_tensor(field), Psf("gaussian", 6.0, unit="cells")
     cut = (slice(24, 72), slice(24, 72))
-    seen, truth = Blur.on_cells(psf, whole.shape, whole).forward(whole)[cut], field[cut]
+    seen, truth = Blur(Instrument(psf, shape=whole.shape), whole).forward(whole)[cut], field[cut]
     mask = np.ones(truth.shape, bool)
     if gaps:
         mask[10:18, 20:30] = mask[30:36, 5:15] = False
     data = seen * torch.as_tensor(mask)
-    blur = Blur.on_cells(psf, data.shape, data, mask)
+    blur = Blur(Instrument(psf, shape=data.shape), data, mask)
     ours = richardson_lucy(data, blur, noise=0, iterations=20).field.numpy()
     theirs = restoration.richardson_lucy(
         data.numpy(), cell_kernel(psf, truth.shape).values, num_iter=20, clip=False
@@ -175,7 +175,7 @@ def test_beside_edges_and_gaps_it_comes_nearer_to_the_truth_than_scikit_image(ga
 def test_wiener_agrees_with_scikit_image_on_closed_axes():
     restoration = pytest.importorskip("skimage.restoration")
     truth, psf = scene(), parse_psf("gaussian:3cells")
-    blur = Blur.on_cells(psf, truth.shape, truth, periodic=(True, True))
+    blur = Blur(Instrument(psf, shape=truth.shape, periodic=(True, True)), truth)
     data = blur.forward(truth) + 0.01 * (random(truth.shape) - 0.5)
     theirs = restoration.wiener(data.numpy(), cell_kernel(psf, truth.shape).values, 0.02, clip=False)
     np.testing.assert_allclose(wiener(data, blur, parameter=0.02).field.numpy(), theirs, atol=1e-5)
@@ -186,7 +186,7 @@ def test_wiener_agrees_with_scikit_image_on_closed_axes():
 def test_every_method_keeps_the_flux_and_comes_nearer_to_the_truth(method, gaps):
     truth = scene()
     mask = np.random.default_rng(4).random(truth.shape) > (0.1 if gaps else -1)
-    blur = Blur.on_cells(parse_psf("gaussian:4cells"), truth.shape, truth, mask)
+    blur = Blur(Instrument(parse_psf("gaussian:4cells"), shape=truth.shape), truth, mask)
     data = (blur.forward(truth * blur.mask) + 0.002 * torch.randn(truth.shape, dtype=torch.float64,
             generator=torch.Generator().manual_seed(1)) * blur.mask).clamp(min=0)  # fmt: skip
     found = DeconvolutionMethod(method)(data, blur)
@@ -197,7 +197,7 @@ def test_every_method_keeps_the_flux_and_comes_nearer_to_the_truth(method, gaps)
 
 def test_the_flux_stays_with_damping_and_iterations_stop_at_the_noise():
     truth = scene()
-    blur = Blur.on_cells(parse_psf("gaussian:4cells"), truth.shape, truth)
+    blur = Blur(Instrument(parse_psf("gaussian:4cells"), shape=truth.shape), truth)
     data = blur.forward(truth).clamp(min=0)
     damped = richardson_lucy(data, blur, noise=0, iterations=10, damping=0.02)
     assert abs(float(blur.flux(damped.field) / blur.flux(data)) - 1) < 1e-12
@@ -209,7 +209,7 @@ def test_the_flux_stays_with_damping_and_iterations_stop_at_the_noise():
 
 def test_cross_validation_comes_near_the_best_weight():
     truth = scene()
-    blur = Blur.on_cells(parse_psf("gaussian:3cells"), truth.shape, truth)
+    blur = Blur(Instrument(parse_psf("gaussian:3cells"), shape=truth.shape), truth)
     noise = torch.randn(truth.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     data = blur.forward(truth) + 0.02 * noise
 
@@ -229,20 +229,20 @@ def test_noise_is_found_on_a_slope():
 @pytest.mark.parametrize("method", ["richardson_lucy", "wiener", "tikhonov"])
 def test_a_constant_field_is_given_back(method):
     field = torch.full((20, 30), 7.0, dtype=torch.float64)
-    blur = Blur.on_cells(parse_psf("gaussian:4cells"), (20, 30), field)
+    blur = Blur(Instrument(parse_psf("gaussian:4cells"), shape=(20, 30)), field)
     torch.testing.assert_close(DeconvolutionMethod(method)(field, blur).field, field, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("method", ["richardson_lucy", "wiener", "tikhonov"])
 def test_nothing_valid_gives_nothing(method):
     field = torch.zeros(8, 9, dtype=torch.float64)
-    blur = Blur.on_cells(parse_psf("gaussian:3cells"), (8, 9), field, np.zeros((8, 9), bool))
+    blur = Blur(Instrument(parse_psf("gaussian:3cells"), shape=(8, 9)), field, np.zeros((8, 9), bool))
     assert float(DeconvolutionMethod(method)(field, blur).field.abs().max()) == 0
 
 
 def test_negative_data_are_refused_by_the_positive_method():
     field = torch.full((8, 9), -0.5, dtype=torch.float64)
-    blur = Blur.on_cells(parse_psf("gaussian:3cells"), (8, 9), field)
+    blur = Blur(Instrument(parse_psf("gaussian:3cells"), shape=(8, 9)), field)
     with pytest.raises(BoundsError, match=r"expected values >= 0 for Richardson-Lucy .* received -0.5; use"):
         richardson_lucy(field, blur)
 
@@ -282,12 +282,12 @@ def test_what_cannot_be_is_refused_in_one_line(make, error, match):
 def test_options_out_of_range(options, match):
     field = random((6, 6))
     with pytest.raises(OptionError, match=match):
-        richardson_lucy(field, Blur.on_cells(parse_psf("gaussian:2cells"), (6, 6), field), **options)
+        richardson_lucy(field, Blur(Instrument(parse_psf("gaussian:2cells"), shape=(6, 6)), field), **options)
 
 
 def test_options_of_the_penalty():
     field = random((6, 6))
-    blur = Blur.on_cells(parse_psf("gaussian:2cells"), (6, 6), field)
+    blur = Blur(Instrument(parse_psf("gaussian:2cells"), shape=(6, 6)), field)
     for options, match in (({"order": 3}, "order of 1 or 2"), ({"parameter": 0.0}, "positive parameter")):
         with pytest.raises(OptionError, match=match):
             tikhonov(field, blur, **options)
@@ -312,7 +312,7 @@ def test_footprint_averages_are_the_coarse_values(grid, gaps):
         valid[:8, :8] = valid[12:16, 4:16] = False
     truth = random(grid.shape, 5) * torch.as_tensor(valid)
     cells = Aggregation.between(grid.coarsen(4, 4), grid)
-    seen = FootprintOperator(Blur.on_grid(Psf("gaussian", width), grid, truth, valid), cells)
+    seen = FootprintOperator(Blur(Instrument(Psf("gaussian", width), grid), truth, valid), cells)
     coarse = seen.forward(truth)
     fine = seen.solve(coarse)
     assert float(footprint_error(seen, fine, coarse).max()) < 1e-9
@@ -324,7 +324,7 @@ def test_the_adjoint_of_what_is_seen():
     grid = sphere(24)
     valid = np.random.default_rng(0).random(grid.shape) > 0.2
     cells = Aggregation.between(grid.coarsen(4, 4), grid)
-    seen = FootprintOperator(Blur.on_grid(parse_psf("gaussian:2000km"), grid, REFERENCE, valid), cells)
+    seen = FootprintOperator(Blur(Instrument(parse_psf("gaussian:2000km"), grid), REFERENCE, valid), cells)
     y, mu = random(grid.shape) * seen.blur.mask, random(cells.coarse_shape)
     own = float((seen.blur.area * y * seen.back(mu)).sum())
     assert float(seen.product(seen.forward(y), mu)) == pytest.approx(own, rel=1e-12)
@@ -333,6 +333,6 @@ def test_the_adjoint_of_what_is_seen():
 def test_a_constant_seen_through_a_footprint_is_a_constant():
     grid = plane(16, 24)
     cells = Aggregation.between(grid.coarsen(4, 4), grid)
-    seen = FootprintOperator(Blur.on_grid(parse_psf("gaussian:5km"), grid, REFERENCE), cells)
+    seen = FootprintOperator(Blur(Instrument(parse_psf("gaussian:5km"), grid), REFERENCE), cells)
     fine = seen.solve(torch.full((4, 6), 280.0, dtype=torch.float64))
     torch.testing.assert_close(fine, torch.full_like(fine, 280.0), rtol=1e-12, atol=0)

@@ -13,9 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.fft import next_fast_len
 
-from downscale.deconvolution.psf import AnyPsf
-from downscale.deconvolution.weights import AnyKernel, Instrument, Kernel, RowKernels, cell_kernel, grid_kernel
-from downscale.errors import ShapeError
+from downscale.deconvolution.weights import Instrument, Kernel, RowKernels
 from downscale.fields.aggregate import like
 
 if TYPE_CHECKING:
@@ -36,14 +34,10 @@ class Blur:
 
     Parameters
     ----------
-    kernel : Kernel or RowKernels
-        From :func:`downscale.deconvolution.weights.grid_kernel` or ``cell_kernel``.
-    shape : tuple of int
-        Sizes of the 1 to 3 last axes of fields.
+    instrument : Instrument
+        The point-spread function on its cells, the 1 to 3 last axes of fields.
     reference : tensor
         A tensor of the data type and on the device of the fields.
-    area : array, optional
-        Cell areas, of ``shape``; equal by default.
     mask : array of bool, optional
         True where cells are valid; invalid cells neither give nor receive flux.
 
@@ -54,35 +48,15 @@ class Blur:
     only in the interior. A cell that reaches no valid cell retains its flux.
     """
 
-    def __init__(
-        self, kernel: AnyKernel, shape: tuple[int, ...], reference: Tensor, area: NDArray[np.float64] | None = None,
-        mask: NDArray[np.bool_] | None = None,
-    ) -> None:  # fmt: skip
-        self.shape, self.kernel = tuple(shape), kernel
-        sizes = np.ones(self.shape) if area is None else np.asarray(area, np.float64) / np.mean(area)
-        if sizes.shape != self.shape:
-            raise ShapeError(f"expected areas of shape {self.shape}, received {sizes.shape}")
+    def __init__(self, instrument: Instrument, reference: Tensor, mask: NDArray[np.bool_] | None = None) -> None:
+        self.shape, self.kernel, area = instrument.shape, instrument.kernel, instrument.area
         valid = np.ones(self.shape, bool) if mask is None else np.asarray(mask, bool)
-        if valid.shape != self.shape:
-            raise ShapeError(f"expected a mask of shape {self.shape}, received {valid.shape}")
         self.whole = bool(valid.all())
-        self.area, self.mask = like(sizes, reference), like(valid.astype(np.float64), reference)
-        convolution = Convolution if isinstance(kernel, Kernel) else RowConvolution
-        self.spread: Any = convolution(kernel, self.shape, reference)  # type: ignore[arg-type]
+        self.area = like(np.ones(self.shape) if area is None else area / np.mean(area), reference)
+        self.mask = like(valid.astype(np.float64), reference)
+        convolution: Any = Convolution if isinstance(self.kernel, Kernel) else RowConvolution
+        self.spread = convolution(self.kernel, self.shape, reference)
         self._balance()
-
-    @classmethod
-    def on_grid(cls, psf: AnyPsf, grid: Any, reference: Tensor, mask: NDArray[np.bool_] | None = None) -> Blur:
-        """Return the blur of a point-spread function on a product grid with its true areas."""
-        return cls(grid_kernel(psf, grid), grid.shape, reference, grid.cell_area, mask)
-
-    @classmethod
-    def on_cells(
-        cls, psf: AnyPsf, shape: tuple[int, ...], reference: Tensor, mask: NDArray[np.bool_] | None = None,
-        periodic: tuple[bool, ...] | None = None,
-    ) -> Blur:  # fmt: skip
-        """Return the blur of a point-spread function in cells on a plain array of 1 to 3 dimensions."""
-        return cls(cell_kernel(psf, shape, periodic), shape, reference, None, mask)
 
     def _balance(self) -> None:
         """Return the factors of rows and columns that make both sums one, by damped alternating scaling."""
@@ -121,6 +95,10 @@ class Blur:
         """Return the area sum over valid cells, in units of the mean area."""
         return (self.area * self.mask * field).sum(dim=tuple(range(-len(self.shape), 0)))
 
+    def product(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the inner product of fields in area weights."""
+        return (self.area * first * second).sum()
+
     @property
     def uniform(self) -> Kernel:
         """Uniform weights, those of a middle row if weights vary."""
@@ -130,6 +108,11 @@ class Blur:
     def closed(self) -> tuple[bool, ...]:
         """Axes that close a circle."""
         return (False, self.kernel.periodic) if isinstance(self.kernel, RowKernels) else self.kernel.periodic
+
+    @property
+    def mirrored_shape(self) -> tuple[int, ...]:
+        """Shape of fields with their mirror image appended along open axes."""
+        return tuple(n if closed else 2 * n for n, closed in zip(self.shape, self.closed, strict=True))
 
     @property
     def circulant(self) -> bool:
@@ -152,8 +135,6 @@ class Convolution:
         self.axes = tuple(range(-len(shape), 0))
         sizes = zip(shape, kernel.values.shape, kernel.periodic, strict=True)
         self.sizes = tuple(n if closed else next_fast_len(n + k - 1, real=True) for n, k, closed in sizes)
-        if any(k > n for k, n in zip(kernel.values.shape, self.sizes, strict=True)):
-            raise ShapeError(f"expected a kernel within {self.sizes} cells, received {kernel.values.shape}")
         padded = np.zeros(self.sizes)
         padded[tuple(slice(0, k) for k in kernel.values.shape)] = kernel.values
         padded = np.roll(padded, [-c for c in kernel.centre], axis=tuple(range(len(shape))))
@@ -217,7 +198,7 @@ def cached_blur(instrument: Instrument, valid: NDArray[np.bool_], reference: Ten
     key = (np.packbits(valid).tobytes(), str(reference.device), reference.dtype)
     with instrument.lock:
         if key not in instrument.blurs:
-            instrument.blurs[key] = Blur(instrument.kernel, instrument.shape, reference, instrument.area, valid)
+            instrument.blurs[key] = Blur(instrument, reference, valid)
         instrument.blurs.move_to_end(key)
         while len(instrument.blurs) > CACHED_BLURS:
             instrument.blurs.popitem(last=False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from downscale.deconvolution.tikhonov import conjugate_gradients, laplacian, mirror, mirror_symbol
+from downscale.deconvolution.tikhonov import conjugate_gradients, filter_mirrored, laplacian, mirror_symbol
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.conserve import Bound
 
@@ -68,24 +68,16 @@ class FootprintOperator:
         return (self.area * first * second).sum()
 
     @cached_property
-    def _wide(self) -> tuple[int, ...]:
-        return tuple(n if closed else 2 * n for n, closed in zip(self.blur.shape, self.blur.closed, strict=True))
-
-    @cached_property
     def _symbol(self) -> Tensor:
         """Covariance of Fourier modes that corresponds to the seminorm, for a mirrored field."""
-        rough = laplacian(self.blur.uniform, self._wide, self.blur.area)
+        rough = laplacian(self.blur.uniform, self.blur.mirrored_shape, self.blur.area)
         longest = rough[rough > 0].min()
         return (longest / rough.clamp(min=float(longest))) ** self.order * torch.where(rough > 0, 1.0, FREEDOM)
 
-    @cached_property
-    def _root(self) -> Tensor:
-        return torch.sqrt(self.blur.area)
-
     def covariance(self, fine: Tensor) -> Tensor:
         """Return a field smoothed by the inverse of its roughness operator."""
-        smooth = _by_modes(fine * self._root, self._symbol, self.blur.closed, self.blur.shape)
-        return smooth / self._root * self.blur.mask
+        root = torch.sqrt(self.blur.area)
+        return filter_mirrored(fine * root, self._symbol, self.blur.closed) / root * self.blur.mask
 
     @cached_property
     def _valid(self) -> Tensor:
@@ -94,8 +86,8 @@ class FootprintOperator:
     @cached_property
     def _inverse(self) -> Tensor:
         """Inverse of the symbol of ``B K B*`` on coarse modes, for a uniform blur."""
-        n_y, n_x = self._wide
-        half = mirror_symbol(self.blur.uniform, self._wide, self.blur.area).abs() ** 2 * self._symbol
+        n_y, n_x = self.blur.mirrored_shape
+        half = mirror_symbol(self.blur.uniform, self.blur.mirrored_shape, self.blur.area).abs() ** 2 * self._symbol
         columns = torch.arange(n_x, device=half.device)
         # All modes, of which a real transform holds half.
         modes = half[:, torch.minimum(columns, n_x - columns)]
@@ -124,14 +116,13 @@ class FootprintOperator:
 
     def correct(self, fine: Tensor, coarse: Tensor, tolerance: float = 1e-8, steps: int = MOST_STEPS) -> Tensor:
         """Return the field with ``A H y = x`` that differs least from ``fine`` in the seminorm."""
-        inverse, shape = self._inverse, tuple(coarse.shape)
         root = torch.sqrt(torch.where(self.area > 0, self.area, torch.ones_like(self.area)))
 
         def operator(mu: Tensor) -> Tensor:
             return self.forward(self.covariance(self.back(mu))) * self._valid
 
         def precondition(gap: Tensor) -> Tensor:
-            return _by_modes(gap * root, inverse, self.blur.closed, shape) / root * self._valid
+            return filter_mirrored(gap * root, self._inverse, self.blur.closed) / root * self._valid
 
         gap = self._residual(fine, coarse)
         mu, _ = conjugate_gradients(operator, gap, self.product, precondition, tolerance, steps)
@@ -175,12 +166,6 @@ def footprint_error(seen: FootprintOperator, fine: Tensor, coarse: Tensor) -> Te
     scale = torch.maximum(size, mean.expand_as(size))
     error = (seen.forward(fine) - coarse).abs() / scale.clamp(min=torch.finfo(fine.dtype).tiny)
     return torch.where(seen.area > 0, error, torch.zeros_like(error))
-
-
-def _by_modes(field: Tensor, symbol: Tensor, closed: tuple[bool, ...], shape: tuple[int, ...]) -> Tensor:
-    wide = mirror(field, closed)
-    image = torch.fft.irfftn(torch.fft.rfftn(wide) * symbol, s=tuple(wide.shape))
-    return image[tuple(slice(0, n) for n in shape)]
 
 
 def _mean_power(size: int, factor: int, reference: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -144,38 +143,28 @@ class ArrayPsf:
             raise ShapeError(f"expected a point-spread function of 1 to 3 dimensions, received shape {values.shape}")
         if not np.isfinite(values).all():
             raise OptionError("expected finite weights of a point-spread function, received NaN or infinity")
-        object.__setattr__(self, "values", _normalise(values, self.normalise))
-        object.__setattr__(self, "centre", _centre(values.shape, self.centre))
+        total, shape = float(values.sum()), values.shape
+        if not (self.normalise and total > 0) and not abs(total - 1) <= SUM_TOLERANCE:
+            raise OptionError(
+                "expected a point-spread function whose weights add up to one, received a sum of "
+                f"{total:.8g}; divide by it, or pass normalise=True"
+            )
+        middle = tuple(size // 2 for size in shape)
+        if self.centre is None and any(size % 2 == 0 for size in shape):
+            raise ShapeError(
+                f"expected odd sizes of a point-spread function, received {shape}; state its centre, e.g. "
+                f"centre={middle}"
+            )
+        centre = middle if self.centre is None else tuple(map(int, self.centre))
+        if len(centre) != len(shape) or not all(0 <= p < size for p, size in zip(centre, shape, strict=True)):
+            raise ShapeError(
+                f"expected a centre within a point-spread function of shape {shape}, received {self.centre}"
+            )
+        object.__setattr__(self, "values", values / total)
+        object.__setattr__(self, "centre", centre)
 
     def __str__(self) -> str:
         return "array:" + "x".join(str(size) for size in self.values.shape)
-
-
-def _normalise(values: Floats, normalise: bool) -> Floats:
-    total = float(values.sum())
-    if normalise and total > 0:
-        return values / total
-    if not abs(total - 1) <= SUM_TOLERANCE:
-        raise OptionError(
-            f"expected a point-spread function whose weights add up to one, received a sum of {total:.8g}; divide by "
-            "it, or pass normalise=True"
-        )
-    return values / total
-
-
-def _centre(shape: tuple[int, ...], centre: Any) -> tuple[int, ...]:
-    if centre is None:
-        even = [size for size in shape if size % 2 == 0]
-        if even:
-            raise ShapeError(
-                f"expected odd sizes of a point-spread function, received {shape}; state its centre, e.g. "
-                f"centre={tuple(size // 2 for size in shape)}"
-            )
-        return tuple(size // 2 for size in shape)
-    places = tuple(int(place) for place in centre)
-    if len(places) != len(shape) or not all(0 <= p < size for p, size in zip(places, shape, strict=True)):
-        raise ShapeError(f"expected a centre within a point-spread function of shape {shape}, received {centre}")
-    return places
 
 
 def _gaussian(along: Floats, across: Floats, up: Floats) -> Floats:

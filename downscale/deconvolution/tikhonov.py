@@ -94,42 +94,35 @@ def _fill_gaps(data: Tensor, blur: Blur) -> Tensor:
     mean = blur.flux(data) / blur.flux(torch.ones_like(data))
     field = torch.where(blur.mask > 0, data, mean)
     for _ in range(GAP_ROUNDS):
-        total = sum((_shift(field, axis, s) for axis in range(field.ndim) for s in (1, -1)), torch.zeros_like(field))
+        total = torch.zeros_like(field)
+        for axis, n in enumerate(field.shape):
+            # The last cell is its own neighbour.
+            index = torch.arange(n, device=field.device)
+            total = total + field.index_select(axis, (index + 1).clamp(max=n - 1))
+            total = total + field.index_select(axis, (index - 1).clamp(min=0))
         field = torch.where(blur.mask > 0, data, total / (2 * field.ndim))
     return field
 
 
-def _shift(field: Tensor, axis: int, by: int) -> Tensor:
-    """Return the neighbours along an axis; the last cell is its own neighbour."""
-    n = field.shape[axis]
-    index = torch.arange(n, device=field.device).add(by).clamp(0, n - 1)
-    return field.index_select(axis, index)
+def roughness(blur: Blur) -> Callable[[Tensor], Tensor]:
+    """Return minus the Laplacian between valid neighbours, self-adjoint in area weights, zero on constants."""
+    mean = float(np.prod(blur.uniform.steps) ** (1 / len(blur.shape)))
+    faces = []
+    for axis, closed in enumerate(blur.closed):
+        next_area, next_mask = (torch.roll(field, -1, axis) for field in (blur.area, blur.mask))
+        face = 0.5 * (blur.area + next_area) * blur.mask * next_mask
+        if not closed:
+            face.narrow(axis, blur.shape[axis] - 1, 1).zero_()
+        faces.append(face * like(_nearness(blur.kernel, axis, mean), face))
 
-
-class Roughness:
-    """Minus the Laplacian between valid neighbours, self-adjoint in area weights, zero on constants."""
-
-    def __init__(self, blur: Blur) -> None:
-        self.area, kernel, ndim = blur.area, blur.kernel, len(blur.shape)
-        mean = float(np.prod(blur.uniform.steps) ** (1 / ndim))
-        self.faces = []
-        for axis in range(ndim):
-            face = 0.5 * (blur.area + self._next(blur.area, axis)) * blur.mask * self._next(blur.mask, axis)
-            if not blur.closed[axis]:
-                face.narrow(axis, blur.shape[axis] - 1, 1).zero_()
-            self.faces.append(face * like(_nearness(kernel, axis, mean), face))
-
-    @staticmethod
-    def _next(field: Tensor, axis: int) -> Tensor:
-        return torch.roll(field, -1, axis)
-
-    def __call__(self, field: Tensor) -> Tensor:
-        """Return minus the Laplacian."""
+    def minus_laplacian(field: Tensor) -> Tensor:
         total = torch.zeros_like(field)
-        for axis, face in enumerate(self.faces):
-            flow = face * (field - self._next(field, axis))
+        for axis, face in enumerate(faces):
+            flow = face * (field - torch.roll(field, -1, axis))
             total = total + flow - torch.roll(flow, 1, axis)
-        return total / self.area
+        return total / blur.area
+
+    return minus_laplacian
 
 
 def _nearness(kernel: Kernel | RowKernels, axis: int, mean: float) -> np.ndarray:
@@ -142,26 +135,27 @@ def _nearness(kernel: Kernel | RowKernels, axis: int, mean: float) -> np.ndarray
 
 def _solve(data: Tensor, blur: Blur, weight: float, order: int) -> tuple[Tensor, int]:
     """Return the solution of the normal equations by conjugate gradients, preconditioned by a middle row's filter."""
-    rough, kernel = Roughness(blur), blur.uniform
+    rough, kernel, wide = roughness(blur), blur.uniform, blur.mirrored_shape
 
     def normal(field: Tensor) -> Tensor:
         smooth = rough(field) if order == 1 else rough(rough(field))
         return blur.back(blur.forward(field)) + weight * smooth
 
-    wide = tuple(n if closed else 2 * n for n, closed in zip(blur.shape, blur.closed, strict=True))
     symbol = mirror_symbol(kernel, wide, data).abs() ** 2 + weight * laplacian(kernel, wide, data) ** order
-    root = torch.sqrt(blur.area)
+    inverse, root = 1 / symbol, torch.sqrt(blur.area)
 
     def precondition(field: Tensor) -> Tensor:
-        waves = torch.fft.rfftn(mirror(field * root, blur.closed)) / symbol
-        image = torch.fft.irfftn(waves, s=wide)
-        return image[tuple(slice(0, n) for n in blur.shape)] / root * blur.mask
-
-    def product(first: Tensor, second: Tensor) -> Tensor:
-        return (blur.area * first * second).sum()
+        return filter_mirrored(field * root, inverse, blur.closed) / root * blur.mask
 
     mean = blur.flux(data) / blur.flux(torch.ones_like(data)) * blur.mask
-    return conjugate_gradients(normal, blur.back(data), product, precondition, TOLERANCE, MOST_STEPS, mean)
+    return conjugate_gradients(normal, blur.back(data), blur.product, precondition, TOLERANCE, MOST_STEPS, mean)
+
+
+def filter_mirrored(field: Tensor, symbol: Tensor, closed: tuple[bool, ...]) -> Tensor:
+    """Return a field whose Fourier modes, mirrored at open edges, are multiplied by a symbol."""
+    wide = mirror(field, closed)
+    image = torch.fft.irfftn(torch.fft.rfftn(wide) * symbol, s=tuple(wide.shape))
+    return image[tuple(slice(0, n) for n in field.shape)]
 
 
 def conjugate_gradients(

@@ -199,16 +199,13 @@ def _rows(psf: Psf, grid: RectilinearGrid, step_x: float) -> RowKernels:
     if grid.x.periodic and 2 * width == n_x:
         # The column half around the circle is reached from both sides.
         values[..., [0, -1]] *= 0.5
-    middle = int(np.abs(np.abs(lat) - np.median(np.repeat(np.abs(lat), _counts(lat)))).argmin())
+    # Each row counts as its area.
+    counts = np.ceil(100 * np.cos(lat) + 1e-9).astype(np.int64)
+    middle = int(np.abs(np.abs(lat) - np.median(np.repeat(np.abs(lat), counts))).argmin())
     steps = EARTH_RADIUS * height[middle], EARTH_RADIUS * step_x * np.cos(lat[middle])
     uniform = _plane(psf, steps, (max(n_y, 2 * reach + 1), max(n_x, 2 * width + 1)), (False, False))
     distances = np.abs(np.diff(lat)) * EARTH_RADIUS, np.abs(step_x) * np.cos(lat) * EARTH_RADIUS
     return RowKernels(_symmetrise(values, reach, psf.round), reach, width, grid.x.periodic, uniform, *distances)
-
-
-def _counts(lat: Floats) -> NDArray[np.int64]:
-    """Return the weight of each row as an integer proportional to its area."""
-    return np.ceil(100 * np.cos(lat) + 1e-9).astype(np.int64)
 
 
 def _columns(lat: Floats, angle: float, step: float, size: int, periodic: bool) -> int:

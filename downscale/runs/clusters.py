@@ -7,6 +7,7 @@ code or shell lines are left to the user's own Dask configuration.
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -56,25 +57,23 @@ def profile_of(name: str | None, dask: Dask) -> Profile | None:
     name = name or dask.use
     if name is None:
         return None
-    profile = dask.profiles.get(name) or _well_known(name, dask)
-    if profile is None:
+    types = {LOCAL: "distributed.LocalCluster", CARDS: "dask_cuda.LocalCUDACluster"}
+    types |= {queue: f"dask_jobqueue.{kind}" for queue, kind in QUEUES.items()}
+    if name in dask.profiles:
+        profile = dask.profiles[name]
+    elif name in types:
+        # The profile of the recipe for a queue, if it has one.
+        queues = dask.profiles.values() if name in QUEUES else ()
+        own = (one for one in queues if (one.cluster or {}).get("type") == types[name])
+        profile = next(own, Profile(cluster={"type": types[name]}))
+    elif ADDRESS.fullmatch(name):
+        profile = Profile(scheduler_address=name)
+    else:
         legal = [*dask.profiles, LOCAL, *QUEUES, CARDS]
         raise OptionError(f"expected a cluster among {listing(legal)} or an address tcp://HOST:PORT, received {name!r}")
     if profile.cluster is not None:
         _require_harmless(profile.cluster)
     return profile
-
-
-def _well_known(name: str, dask: Dask) -> Profile | None:
-    if name == LOCAL:
-        return Profile(cluster={"type": "distributed.LocalCluster"})
-    if name == CARDS:
-        return Profile(cluster={"type": "dask_cuda.LocalCUDACluster"})
-    if name in QUEUES:
-        kind = f"dask_jobqueue.{QUEUES[name]}"
-        matches = (profile for profile in dask.profiles.values() if (profile.cluster or {}).get("type") == kind)
-        return next(matches, Profile(cluster={"type": kind}))
-    return Profile(scheduler_address=name) if ADDRESS.fullmatch(name) else None
 
 
 def _require_harmless(settings: dict[str, Any]) -> None:
@@ -114,28 +113,28 @@ def client_of(profile: Profile, workers: int | None) -> Iterator[Any]:
 
     Raises InputError if its package is missing, no scheduler answers at the address, or the cluster does not start.
     """
+    import dask
     from distributed import Client
+    from distributed.utils import silence_logging_cmgr
 
-    if profile.scheduler_address is not None:
-        with _connected(Client, profile.scheduler_address) as client:
+    address = profile.scheduler_address
+    if address is not None:
+        try:
+            client = Client(address, timeout=WAIT_SECONDS, set_as_default=False)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            line = f"expected a scheduler at {address}, received no answer ({reason}); check the address"
+            raise InputError(line) from None
+        with client:
             yield client
         return
     assert profile.cluster is not None
-    with _quiet(), _thrifty(), _started(profile.cluster, workers) as cluster:
+    # Workers keep the memory they have used: new pages cost more than the arithmetic.
+    place = "distributed.nanny.pre-spawn-environ"
+    memory = dask.config.set({place: {**dask.config.get(place), **KEPT_MEMORY}})
+    with silence_logging_cmgr(logging.CRITICAL), memory, _started(profile.cluster, workers) as cluster:
         with Client(cluster, set_as_default=False) as client:
             yield client
-
-
-@contextmanager
-def _connected(make: Any, address: str) -> Iterator[Any]:
-    try:
-        client = make(address, timeout=WAIT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        line = f"expected a scheduler at {address}, received no answer ({reason}); check the address"
-        raise InputError(line) from None
-    with client:
-        yield client
 
 
 @contextmanager
@@ -143,22 +142,18 @@ def _started(settings: dict[str, Any], workers: int | None) -> Iterator[Any]:
     """Yield a cluster of a listed class with the requested number of workers."""
     options = {key: value for key, value in settings.items() if key != "type"}
     module, _, name = str(settings["type"]).rpartition(".")
-    make = getattr(_package(module), name)
-    local = name == "LocalCluster"
-    if local:
-        options = {
-            "threads_per_worker": 1,
-            "dashboard_address": ANY_PORT,
-            "silence_logs": 50,
-            **options,
-            "processes": True,
-        }
+    try:
+        make = getattr(importlib.import_module(module), name)
+    except ImportError:
+        raise InputError(f"expected the package {module}, received none; {EXTRA}") from None
+    if name == "LocalCluster":
+        defaults = {"threads_per_worker": 1, "dashboard_address": ANY_PORT, "silence_logs": 50}
+        own = {"processes": True} if workers is None else {"processes": True, "n_workers": workers}
+        options = {**defaults, **options, **own}
     elif module == "dask_cuda":
         options = {"dashboard_address": ANY_PORT, **options}
     else:
         options["scheduler_options"] = {"dashboard_address": ":0", **options.get("scheduler_options", {})}
-    if local and workers is not None:
-        options["n_workers"] = workers
     try:
         # Only this process handles signals; it ends its workers.
         with deaf_children():
@@ -175,41 +170,6 @@ def _started(settings: dict[str, Any], workers: int | None) -> Iterator[Any]:
     finally:
         with suppress(TimeoutError):
             cluster.close(timeout=5)
-
-
-@contextmanager
-def _thrifty() -> Iterator[None]:
-    """Let workers started here keep the memory they have used: new pages cost more than the arithmetic."""
-    import dask
-    import distributed  # noqa: F401  (its settings are known from here on)
-
-    place = "distributed.nanny.pre-spawn-environ"
-    with dask.config.set({place: {**dask.config.get(place), **KEPT_MEMORY}}):
-        yield
-
-
-def _package(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise InputError(f"expected the package {name}, received none; {EXTRA}") from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence messages of a cluster on the standard error, except those that matter to its user."""
-    import logging
-
-    names = ("distributed", "distributed.nanny", "distributed.worker", "distributed.scheduler", "distributed.core")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def compute_on_cluster(

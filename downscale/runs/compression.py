@@ -17,6 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from downscale.api import downscale
+from downscale.artefacts.diagnosis import db
 from downscale.cf.coordinates import select
 from downscale.cf.horizontal import XarrayObject, as_dataset, horizontal
 from downscale.cf.quantities import automatic_bounds, quantity_of
@@ -30,8 +31,10 @@ from downscale.io.paths import check_netcdf, sources_of
 from downscale.io.write import Storage, write_checked
 from downscale.methods.learned import ENCODER, SAME, fingerprint, opened, own_outputs, scale_to
 from downscale.methods.registry import is_learned, name_of
+from downscale.metrics.checkerboard import checkerboard
 from downscale.process.computing import progress_bar
-from downscale.steps.coarsen import coarsen
+from downscale.runs.single import open_input
+from downscale.steps.coarsen import cell_area, coarsen
 from downscale.steps.history import add_history
 from downscale.steps.prepare import pick_variables
 
@@ -174,24 +177,22 @@ def encode_file(
     device: str = "auto",
 ) -> dict[str, Any]:  # fmt: skip
     """Encode one file into another and return sizes and errors; no file is written if the means are not conserved."""
-    from downscale.runs.single import open_input
-
     fine = open_input(source, chunks)
     check_netcdf(output, overwrite, sources_of(fine))
     small = encode(fine, model, device)
     names = [str(name) for name in small.data_vars if ENCODER not in small[name].attrs and name in fine]
+
+    def check(written: xr.Dataset) -> ConservationReport:
+        bounds = {name: automatic_bounds(fine[name]) for name in names}
+        return check_conservation(select(written, names), select(fine, names), bounds=bounds)
+
     report = write_checked(
-        small, output, lambda written: _judged(written, fine, names), overwrite=overwrite,
+        small, output, check, overwrite=overwrite,
         storage=Storage(complevel), inputs=sources_of(fine), progress=progress_bar(),
     )  # fmt: skip
     memory, size = sum(fine[name].nbytes for name in names), Path(output).stat().st_size
     error = 0.0 if report is None else max(variable.max_relative_error for variable in report.variables.values())
     return {"bytes_of_fields": memory, "bytes_of_file": size, "ratio": memory / size, "cell_error": error}
-
-
-def _judged(written: xr.Dataset, fine: xr.Dataset, names: list[str]) -> ConservationReport:
-    bounds = {name: automatic_bounds(fine[name]) for name in names}
-    return check_conservation(select(written, names), select(fine, names), bounds=bounds)
 
 
 def compression_errors(fine: XarrayObject, small: xr.Dataset, model: Any) -> dict[str, dict[str, float]]:
@@ -200,8 +201,6 @@ def compression_errors(fine: XarrayObject, small: xr.Dataset, model: Any) -> dic
     ``rmse`` and ``rmse_kernel`` (the kernel applied to the means alone) are weighted by area; the checkerboard indices
     in dB are NaN for maps that are too small.
     """
-    from downscale.steps.coarsen import cell_area
-
     learned, truth = opened(model), as_dataset(fine)[0]
     factor, results = learned.spec.factor, {}
     decoded = downscale(small, method=model, check="skip")
@@ -210,22 +209,19 @@ def compression_errors(fine: XarrayObject, small: xr.Dataset, model: Any) -> dic
         factors = dict(zip(area.dims, factor, strict=True))
         kernel = downscale(small, factors, data_vars=name, check="skip")[name]
         reference = truth[name].drop_vars(truth[name].coords)
-        errors = [(field.drop_vars(field.coords).astype("f8") - reference) ** 2 for field in (decoded[name], kernel)]
+        fields = [field.drop_vars(field.coords).astype("f8") for field in (decoded[name], kernel)]
+        squares = [(field - reference) ** 2 for field in fields]
         weight = area.drop_vars(area.coords)
-        checkerboards = [_board(field.transpose(..., *area.dims).data, factor) for field in (decoded[name], reference)]
+        rmse, rmse_kernel = (float(square.weighted(weight).mean()) ** 0.5 for square in squares)
+        indices = [_index(field.transpose(..., *area.dims).data, factor) for field in (decoded[name], reference)]
         results[name] = {
-            "rmse": float(errors[0].weighted(weight).mean()) ** 0.5,
-            "rmse_kernel": float(errors[1].weighted(weight).mean()) ** 0.5,
-            "largest": float(errors[0].max()) ** 0.5,
-            "checkerboard_index_db": checkerboards[0],
-            "checkerboard_index_db_truth": checkerboards[1],
-        }
+            "rmse": rmse, "rmse_kernel": rmse_kernel, "largest": float(squares[0].max()) ** 0.5,
+            "checkerboard_index_db": indices[0], "checkerboard_index_db_truth": indices[1],
+        }  # fmt: skip
     return results
 
 
-def _board(maps: Any, factor: tuple[int, int]) -> float:
-    from downscale.metrics.checkerboard import checkerboard
-
+def _index(maps: Any, factor: tuple[int, int]) -> float:
     try:
         return float(checkerboard(maps, factor).to_dict()["checkerboard_index_db"])
     except ShapeError:
@@ -234,9 +230,6 @@ def _board(maps: Any, factor: tuple[int, int]) -> float:
 
 def lines_of(source: str, output: str | Path, model: Any, facts: dict[str, Any], decoded: bool) -> list[str]:
     """Return the results as lines of text; ``decoded`` includes the errors of the decoded fields."""
-    from downscale.artefacts.diagnosis import db
-    from downscale.runs.single import open_input
-
     lines = [f"cell error of the means as written {facts['cell_error']:.1e}"]
     if decoded:
         fine = open_input(source)

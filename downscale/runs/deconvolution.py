@@ -52,21 +52,13 @@ def _check_flux(before: xr.Dataset, after: xr.Dataset, plan: DeconvolutionPlan) 
         valid, valid_after = before[name].notnull(), after[name].notnull()
         change = flux["relative_change"]
         reports[name] = VariableReport(
-            name=name,
-            units=str(before[name].attrs.get("units", "1")),
-            law="total",
-            max_relative_error=change,
-            where_relative={},
-            max_absolute_error=abs(flux["flux_after"] - flux["flux_before"]),
-            where_absolute={},
-            global_error=change,
-            cells_checked=int(valid.sum()),
-            cells_masked=int((~valid).sum()),
-            cells_lost=int((valid & ~valid_after).sum()),
-            cells_invented=int((valid_after & ~valid).sum()),
-            values_out_of_bounds=0,
-            tolerance=TOLERANCE,
-        )
+            name, str(before[name].attrs.get("units", "1")), "total",
+            max_relative_error=change, where_relative={},
+            max_absolute_error=abs(flux["flux_after"] - flux["flux_before"]), where_absolute={}, global_error=change,
+            cells_checked=int(valid.sum()), cells_masked=int((~valid).sum()),
+            cells_lost=int((valid & ~valid_after).sum()), cells_invented=int((valid_after & ~valid).sum()),
+            values_out_of_bounds=0, tolerance=TOLERANCE,
+        )  # fmt: skip
     return ConservationReport(reports)
 
 
@@ -74,15 +66,13 @@ def lines_of(facts: dict[str, Any]) -> list[str]:
     """Return the fluxes as text, one line per variable."""
     lines = []
     for name, flux in facts.items():
-        keys = [key for key in ("iterations", "noise", "parameter") if key in flux]
-        parameters = "; ".join(f"{key} {_range(flux[key])}" for key in keys)
+        parameters = []
+        for key in ("iterations", "noise", "parameter"):
+            if key in flux:
+                texts = dict.fromkeys(f"{value:.4g}" for value in flux[key])
+                parameters.append(f"{key} {' to '.join(texts)}")
         lines.append(
             f"{name}: flux {flux['flux_before']:.9g} before, {flux['flux_after']:.9g} after (relative change "
-            f"{flux['relative_change']:.1e}); {parameters}"
+            f"{flux['relative_change']:.1e}); {'; '.join(parameters)}"
         )
     return lines
-
-
-def _range(pair: list[float]) -> str:
-    low, high = (f"{value:.4g}" for value in pair)
-    return low if low == high else f"{low} to {high}"

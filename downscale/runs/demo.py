@@ -12,6 +12,7 @@ from downscale.cf.coordinates import select
 from downscale.check.self_validation import sample_maps, self_validation
 from downscale.errors import OutputError
 from downscale.fields.gradient import Spacing, slope
+from downscale.io.config import read_recipe
 from downscale.io.read import open_dataset
 from downscale.methods.registry import name_of
 from downscale.report.page import Outcome, SideBySide, write_report
@@ -57,18 +58,16 @@ def demo_recipe(folder: str | Path) -> Recipe:
 
 def learned_recipe(folder: str | Path) -> Recipe:
     """Return the same recipe with the bundled network for temperature: a second file and map."""
-    content = demo_recipe(folder).model_dump(by_alias=True, exclude_unset=True)
-    content["description"] = "The same input with the bundled network, which uses the orography itself."
-    content["title"] += ", learned"
-    content["downscale"] = {"factor": 4, "method": "temperature"}
-    del content["terrain"]
     out = Path(folder)
-    content["output"] = {
-        "path": str(out / "tas_north_america_x4_learned.nc"),
-        "map": str(out / "tas_north_america_x4_learned.png"),
-        "overwrite": True,
-    }
-    return parse_recipe(content)
+    return read_recipe(Recipe, demo_recipe(folder), {
+        "title": f"{TITLE}, learned",
+        "description": "The same input with the bundled network, which uses the orography itself.",
+        "downscale.method": "temperature",
+        "terrain": None,
+        "output.path": str(out / "tas_north_america_x4_learned.nc"),
+        "output.map": str(out / "tas_north_america_x4_learned.png"),
+        "output.report": None,
+    })  # fmt: skip
 
 
 def prepare_folder(folder: Path) -> None:

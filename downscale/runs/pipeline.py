@@ -101,34 +101,22 @@ def run(
         return outcome
     with outcome.stage("read, downscale, write and check"):
         if blocks is None:
-            _in_one(outcome, coarse, overwrite)
+            target = Path(recipe.output.path)
+            sweep([target.expanduser()])
+            is_checked = has_means(recipe, outcome.plan)
+            outcome.conservation = produce(coarse, recipe, recipe.output.path, is_checked, overwrite=overwrite)
+            outcome.files.append(target)
+            remove_manifest(target.expanduser())
         else:
-            _in_blocks(outcome, coarse, blocks, how, overwrite)
+            with lock_outputs(blocks, how):
+                indices = choose_blocks(blocks, how)
+                check_outputs(blocks, indices, inputs_of(recipe, coarse), resume=resume, overwrite=overwrite)
+                result = run_blocks(recipe, blocks, outcome.plan.variables, how)
+            outcome.conservation, outcome.kept = result.conservation, result.kept
+            outcome.files += result.files
     if block is None:
         _told(outcome, coarse, request, targets, start)
     return outcome
-
-
-def _in_one(outcome: Outcome, coarse: xr.Dataset, overwrite: bool) -> None:
-    """Compute and write the whole output at once."""
-    recipe = outcome.recipe
-    is_checked = has_means(recipe, outcome.plan)
-    target = Path(recipe.output.path)
-    sweep([target.expanduser()])
-    outcome.conservation = produce(coarse, recipe, recipe.output.path, is_checked, overwrite=overwrite)
-    outcome.files.append(target)
-    remove_manifest(target.expanduser())
-
-
-def _in_blocks(outcome: Outcome, coarse: xr.Dataset, blocks: BlockPlan, how: BlockOptions, overwrite: bool) -> None:
-    """Compute and write block after block."""
-    inputs = inputs_of(outcome.recipe, coarse)
-    indices = choose_blocks(blocks, how)
-    with lock_outputs(blocks, how):
-        check_outputs(blocks, indices, inputs, resume=how.resume, overwrite=overwrite)
-        result = run_blocks(outcome.recipe, blocks, outcome.plan.variables, how)
-    outcome.conservation, outcome.kept = result.conservation, result.kept
-    outcome.files += result.files
 
 
 def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[str, Path], begin: float) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dask.array as da
@@ -45,7 +47,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
 class DeconvolutionMethod:
     """A method with checked options; None selects the method's default.
 
@@ -55,28 +56,18 @@ class DeconvolutionMethod:
     {'order': 2}
     """
 
-    method: str = "richardson_lucy"
-    noise: float | None = None
-    iterations: int | None = None
-    damping: float | None = None
-    parameter: float | None = None
-    order: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.method not in OPTIONS:
-            raise OptionError(f"expected a method among {listing(OPTIONS)}, received {self.method!r}")
+    def __init__(self, method: str = "richardson_lucy", **options: Any) -> None:
+        if method not in OPTIONS:
+            raise OptionError(f"expected a method among {listing(OPTIONS)}, received {method!r}")
+        known = sum(OPTIONS.values(), ())
+        self.method = method
+        self.options = {name: v for name, v in options.items() if v is not None or name not in known}
         for name in self.options:
-            if name not in OPTIONS[self.method]:
+            if name not in OPTIONS[method]:
                 raise OptionError(
-                    f"expected options among {listing(OPTIONS[self.method])} with {self.method!r}, received {name!r}; "
+                    f"expected options among {listing(OPTIONS[method])} with {method!r}, received {name!r}; "
                     "drop it or choose another method"
                 )
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options that are set."""
-        names = ("noise", "iterations", "damping", "parameter", "order")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def __call__(self, data: Tensor, blur: Blur) -> Solution:
         """Return one deconvolved field, zero at invalid cells."""
@@ -155,20 +146,26 @@ def deconvolve_dataset(
     ds: xr.Dataset, plan: DeconvolutionPlan, device: str | None = None, keep_attrs: bool | None = None
 ) -> xr.Dataset:
     """Return a Dataset with the variables of a plan deconvolved, and the parameters chosen for each map."""
-    device = _require_device(device)
-    fine = ds.copy()
-    for name in plan.names:
-        field, choices = _deconvolve_variable(ds[name], plan, device)
-        _replace(fine, ds, ds[name], field, keep_attrs)
-        fine = fine.assign(choices)
+    fine = _replace_variables(ds, plan, _deconvolve_variable, device, keep_attrs)
     return add_history(fine, f"deconvolve psf={plan.instrument.psf} {plan.method}")
 
 
-def _require_device(device: str | None) -> str:
-    """Return the device of a call, or that of the options; raises an error if it is not available."""
+def _replace_variables(
+    ds: xr.Dataset, plan: DeconvolutionPlan, compute: Callable[..., dict[str, xr.DataArray]], device: str | None,
+    keep_attrs: bool | None,
+) -> xr.Dataset:  # fmt: skip
+    """Return a Dataset with each variable of a plan replaced by those that ``compute`` returns by name."""
     device = option("device") if device is None else device
+    keep_attrs = option("keep_attrs") if keep_attrs is None else keep_attrs
     pick_device(device)
-    return device
+    fine = ds.copy()
+    for name in plan.names:
+        variables = compute(ds[name], plan, device)
+        fine = fine.assign(variables if keep_attrs else {**variables, name: variables[name].drop_attrs()})
+        # The encoding that still applies.
+        encoding = {key: ds[name].encoding[key] for key in KEPT_ENCODING if key in ds[name].encoding}
+        fine[name].encoding = {**encoding, SOURCES: sources_of(ds)}
+    return fine
 
 
 def blur(
@@ -207,15 +204,12 @@ def blur(
     """
     ds, name = as_dataset(obj)
     plan = plan_deconvolution(ds, psf, None, dims, data_vars)
-    device = _require_device(device)
-    coarse = ds.copy()
-    for field in plan.names:
-        _replace(coarse, ds, ds[field], _blur_variable(ds[field], plan, device), keep_attrs)
+    coarse = _replace_variables(ds, plan, _blur_variable, device, keep_attrs)
     coarse = add_history(coarse, f"blur psf={plan.instrument.psf}")
     return coarse if name is None else as_array(coarse, name, obj)
 
 
-def _blur_variable(variable: xr.DataArray, plan: DeconvolutionPlan, device: str) -> xr.DataArray:
+def _blur_variable(variable: xr.DataArray, plan: DeconvolutionPlan, device: str) -> dict[str, xr.DataArray]:
     """Return a blurred variable; sums over cells are blurred as densities."""
     array = variable.transpose(..., *plan.dims)
     area = plan.instrument.area if quantity_of(variable) == "extensive" else None
@@ -224,17 +218,7 @@ def _blur_variable(variable: xr.DataArray, plan: DeconvolutionPlan, device: str)
     ).data
     blurred = seen_through(data if area is None else data / area, plan.instrument, device)
     blurred = (blurred if area is None else blurred * area).astype(result_type(variable.dtype))
-    return array.copy(data=blurred).transpose(*variable.dims)
-
-
-def _replace(
-    fine: xr.Dataset, ds: xr.Dataset, variable: xr.DataArray, result: xr.DataArray, keep_attrs: bool | None
-) -> None:
-    """Replace a variable by its result, with the encoding that still applies."""
-    keep_attrs = option("keep_attrs") if keep_attrs is None else keep_attrs
-    fine[variable.name] = result if keep_attrs else result.drop_attrs()
-    encoding = {key: variable.encoding[key] for key in KEPT_ENCODING if key in variable.encoding}
-    fine[variable.name].encoding = {**encoding, SOURCES: sources_of(ds)}
+    return {str(variable.name): array.copy(data=blurred).transpose(*variable.dims)}
 
 
 def plan_deconvolution(
@@ -271,70 +255,58 @@ def _named(ds: xr.Dataset, dims: tuple[str, ...], wanted: Any) -> list[str]:
     return names
 
 
-def _deconvolve_variable(
-    variable: xr.DataArray, plan: DeconvolutionPlan, device: str
-) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
-    """Return the deconvolved field, and the parameters chosen for each of its maps as variables."""
-    dtype = result_type(variable.dtype)
-    array = variable.transpose(..., *plan.dims)
-    maps = array.dims[: -len(plan.dims)]
+def _deconvolve_variable(variable: xr.DataArray, plan: DeconvolutionPlan, device: str) -> dict[str, xr.DataArray]:
+    """Return the deconvolved field, and the parameters chosen for each of its maps, by name."""
+    name, array, axes = str(variable.name), variable.transpose(..., *plan.dims), len(plan.dims)
+    maps, dtype = array.dims[:-axes], result_type(variable.dtype)
     area = plan.instrument.area if quantity_of(variable) == "extensive" else None
-    work = DeconvolutionWork(plan.instrument, plan.method, str(variable.name), dtype, device, area)
+    block = partial(_deconvolve_maps, plan=plan, name=name, dtype=dtype, device=device, area=area)
     if isinstance(array.data, da.Array):
-        core = ",".join(f"c{axis}" for axis in range(len(plan.dims)))
-        data = whole_maps(array.data, len(plan.dims))
+        core = ",".join(f"c{axis}" for axis in range(axes))
         field, choices = da.apply_gufunc(
-            work, f"({core})->({core}),(choice)", data, output_sizes={"choice": len(CHOICES)},
-            meta=(np.empty((0,), dtype), np.empty((0,), np.float64)),
+            block, f"({core})->({core}),(choice)", whole_maps(array.data, axes),
+            output_sizes={"choice": len(CHOICES)}, meta=(np.empty((0,), dtype), np.empty((0,), np.float64)),
         )  # fmt: skip
     else:
-        field, choices = work(np.asarray(array.data))
+        field, choices = block(np.asarray(array.data))
     units = str(variable.attrs.get("units", "1"))
     descriptions = {"parameter": ("weight chosen", "1")}
     if plan.method.method == "richardson_lucy":
         descriptions = {"iterations": ("iterations taken", "1"), "noise": ("standard deviation of noise", units)}
     coords = {dim: array.coords[dim] for dim in maps if dim in array.coords}
-    return array.copy(data=field).transpose(*variable.dims), {
-        f"{variable.name}_{name}": xr.DataArray(
-            choices[..., CHOICES.index(name)], coords, maps,
-            attrs={"long_name": f"{words} in the deconvolution of {variable.name}", "units": unit},
-        )
-        for name, (words, unit) in descriptions.items()
+    return {
+        name: array.copy(data=field).transpose(*variable.dims),
+        **{
+            f"{name}_{key}": xr.DataArray(
+                choices[..., CHOICES.index(key)], coords, maps,
+                attrs={"long_name": f"{words} in the deconvolution of {name}", "units": unit},
+            )
+            for key, (words, unit) in descriptions.items()
+        },
     }  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class DeconvolutionWork:
-    """Deconvolution of a block of maps (..., cells)."""
+def _deconvolve_maps(
+    values: NDArray[Any], *, plan: DeconvolutionPlan, name: str, dtype: np.dtype[Any], device: str,
+    area: NDArray[np.float64] | None,
+) -> tuple[NDArray[Any], NDArray[np.float64]]:  # fmt: skip
+    """Return a block of maps (..., cells) deconvolved, and the parameters chosen for each."""
+    # Deferred: it imports torch.
+    from downscale.deconvolution.blur import cached_blur
 
-    instrument: Instrument
-    method: DeconvolutionMethod
-    name: str
-    dtype: np.dtype[Any]
-    device: str
-    area: NDArray[np.float64] | None
-
-    def __call__(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        """Return the deconvolved maps and the parameters chosen for each."""
-        # Deferred: it imports torch.
-        from downscale.deconvolution.blur import cached_blur
-
-        shape = self.instrument.shape
-        maps = finite_or_missing(np.asarray(values), self.name).reshape(-1, *shape)
-        lane = Lane(pick_device(self.device))
-        fine, choices = np.full(maps.shape, np.nan, self.dtype), np.full((len(maps), len(CHOICES)), np.nan)
-        for index, map_values in enumerate(maps):
-            valid = np.isfinite(map_values)
-            if not valid.any():
-                continue
-            map_values = np.where(valid, map_values, 0.0)
-            data = lane.send(map_values if self.area is None else map_values / self.area)
-            solution = self.method(data, cached_blur(self.instrument, valid, data))
-            field = lane.fetch(solution.field, np.dtype(np.float64))()
-            field = field if self.area is None else field * self.area
+    shape, cell = plan.instrument.shape, 1.0 if area is None else area
+    maps = finite_or_missing(np.asarray(values), name).reshape(-1, *shape)
+    lane = Lane(pick_device(device))
+    fine, choices = np.full(maps.shape, np.nan, dtype), np.full((len(maps), len(CHOICES)), np.nan)
+    for index, map_values in enumerate(maps):
+        valid = np.isfinite(map_values)
+        if valid.any():
+            data = lane.send(np.where(valid, map_values, 0.0) / cell)
+            solution = plan.method(data, cached_blur(plan.instrument, valid, data))
+            field = lane.fetch(solution.field, np.dtype(np.float64))() * cell
             fine[index] = np.where(valid, field, np.nan)
-            choices[index] = [getattr(solution, name) for name in CHOICES]
-        return fine.reshape(values.shape), choices.reshape(*values.shape[: values.ndim - len(shape)], len(CHOICES))
+            choices[index] = [getattr(solution, key) for key in CHOICES]
+    return fine.reshape(values.shape), choices.reshape(*values.shape[: values.ndim - len(shape)], len(CHOICES))
 
 
 def fluxes(before: xr.Dataset, after: xr.Dataset, plan: DeconvolutionPlan) -> dict[str, Any]:
