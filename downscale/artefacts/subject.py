@@ -27,7 +27,7 @@ from downscale.models import NAMES
 USUAL = 4
 # Larger kernels take gigabytes, and a larger factor in one step is unusual.
 LARGEST, MOST_TAPS = 256, 2048
-SIZES = re.compile(r"^transposed:(\d+)(?:x(\d+))?,(\d+)(?:x(\d+))?(?:,(\d+)(?:x(\d+))?)?$")
+SIZES = re.compile(r"transposed:\d+(x\d+)?(,\d+(x\d+)?){1,2}")
 EXAMPLES = "a kernel such as 'sobolev' or 'transposed:5,2', weights.npy, a model, or a NetCDF file"
 Pair = tuple[int, int]
 # Coarse cells along a side of the piece of a field in the figure.
@@ -87,16 +87,15 @@ def _finer(factor: Pair) -> Pair:
 
 
 def _equal(target: str, factor: Pair | None) -> Diagnosis:
-    match = SIZES.match(target)
-    if match is None:
+    if not SIZES.fullmatch(target):
         raise OptionError(f"expected transposed:K,S or transposed:K,S,P such as transposed:5,2, received {target!r}")
-    k, k_x, s, s_x, p, p_x = (None if part is None else int(part) for part in match.groups())
-    assert k is not None
-    assert s is not None
-    kernel, stride = (k, k if k_x is None else k_x), (s, s if s_x is None else s_x)
+    pairs: list[Pair] = []
+    for text in target.removeprefix("transposed:").split(","):
+        rows, _, columns = text.partition("x")
+        pairs.append((int(rows), int(columns or rows)))
+    kernel, stride, padding = pairs[0], pairs[1], pairs[2] if len(pairs) > 2 else None
     if max(*kernel, *stride) > MOST_TAPS:
         raise OptionError(f"expected a kernel of at most {MOST_TAPS} cells along an axis, received {target!r}")
-    padding = None if p is None else (p, p if p_x is None else p_x)
     if factor is not None and factor != stride:
         raise OptionError(f"expected no factor beside the stride of {target!r}, received {factor[0]}; leave it out")
     sizes, strides, pads = kernel_geometry(kernel, stride, padding)

@@ -50,20 +50,17 @@ def power_spectrum(field: XarrayObject) -> tuple[Array, Array]:
 def _density(field: xr.DataArray, where: Horizontal) -> tuple[Array, Array]:
     spacing = Spacing.of(where.grid)
     step = steps(spacing)
-    maps_ = field.transpose(..., *where.dims)
-    shape = (maps_.shape[-2], maps_.shape[-1])
+    fields = field.transpose(..., *where.dims).data
+    shape = (fields.shape[-2], fields.shape[-1])
+    fields = fields.reshape((-1, *shape))
     table, window = rings(shape, step), taper(shape, spacing.periodic)
-    leading_shape = maps_.shape[:-2]
-    count = int(np.prod(leading_shape))
-    total, maps = np.zeros(table.wavenumber.size), 0
-    for map_index in np.unique(np.linspace(0, count - 1, min(count, MOST_MAPS)).round().astype(int)):
-        values = np.asarray(
-            maps_.data[np.unravel_index(map_index, leading_shape)] if leading_shape else maps_.data, np.float64
-        )
+    total, count = np.zeros(table.wavenumber.size), 0
+    for index in np.unique(np.linspace(0, len(fields) - 1, min(len(fields), MOST_MAPS)).round().astype(int)):
+        values = np.asarray(fields[index], np.float64)
         valid = np.isfinite(values)
         if valid.any():
-            total, maps = total + radial_power(values, valid, window, table), maps + 1
-    return table.wavenumber, total / max(maps, 1) * step[0] * step[1]
+            total, count = total + radial_power(values, valid, window, table), count + 1
+    return table.wavenumber, total / max(count, 1) * step[0] * step[1]
 
 
 def spectrum(
@@ -100,6 +97,8 @@ def spectrum(
     InputError, OptionError, OutputError
         If units differ, a field is constant, there is no field, or the path is not usable.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     target = check_path(path)
     if not fields:
         raise OptionError("expected fields by label, received none; give {'coarse': ..., 'fine': ...}")
@@ -117,37 +116,20 @@ def spectrum(
     panel = figure.add_subplot()
     first = next(iter(fields_by_label.values()))
     for i, (label, (wave, power)) in enumerate(densities.items()):
-        is_positive = power > 0
-        colour, line = PALETTE[i % len(PALETTE)], LINES[i % len(LINES)]
-        panel.plot(
-            1e-3 / wave[is_positive],
-            1e-6 * power[is_positive],
-            label=label,
-            color=colour,
-            linestyle=line,
-            linewidth=2.0,
-        )
-    panel.set_xscale("log")
-    panel.set_yscale("log")
+        x, y, line = 1e-3 / wave[power > 0], 1e-6 * power[power > 0], LINES[i % len(LINES)]
+        panel.loglog(x, y, line, label=label, color=PALETTE[i % len(PALETTE)], linewidth=2.0)
     if slope is not None:
         _reference(panel, *reference, slope)
     _mark_shortest(panel, first[1], next(iter(fields_by_label)))
     panel.invert_xaxis()
-    _plain_ticks(panel)
+    panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    panel.xaxis.set_minor_formatter(NullFormatter())
     unit = raised(next(iter(units), ""))
     squared = f"({unit})²" if len(unit.split()) > 1 else f"{unit}²"
     tidy(panel, title or name_of(first[0], capital=True), "wavelength (km)", f"spectral density ({squared} km²)")
     panel.legend(frameon=False, fontsize=10.5, loc="lower left")
     return write(figure, target, dpi)
-
-
-def _plain_ticks(panel: Any) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axis = panel.xaxis
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _reference(panel: Any, wave: Array, power: Array, slope: float) -> None:
