@@ -44,7 +44,9 @@ def horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
 def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared) -> xr.Variable:
     """Return the fine field of one variable, with dimensions in the original order."""
     request = prepared.request
-    array = with_members(horizontal_last(variable, prepared), request.members)
+    array = horizontal_last(variable, prepared)
+    if request.members is not None:
+        array = with_members(array, request.members)
     if prepared.instrument is not None:
         work = FootprintWork(job, prepared.instrument, request.map_order, _valid_cells(prepared))
         fine_maps = xr.Variable(array.dims, fine_field(work, array.data), dict(variable.attrs))
@@ -58,7 +60,7 @@ def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared) -> xr.Va
     if request.conserve == "total" and not _keeps_total(job, prepared):
         fine = _total_restored(data, fine, job)
     result = xr.Variable(array.dims, fine, dict(variable.attrs))
-    return result.transpose(*order_of(variable.dims, array.dims))
+    return result.transpose(*(order_of(variable.dims, array.dims) if request.members is not None else variable.dims))
 
 
 def _valid_cells(prepared: Prepared) -> Any:
