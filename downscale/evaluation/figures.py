@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 MOST_METHODS = 4
 PANEL, GAP, LEFT, HEAD, FOOT = 2.9, 0.14, 0.35, 0.85, 0.25  # inches
 NARROWEST, TALLEST = 0.45, 1.6  # height of a panel over its width
-LINES = ("-", "--", "-.", ":")
 WIDE, HIGH = 4.6, 3.3  # inches of a panel
 STYLES = ("-", "--", ":", "-.")
 Panel = Callable[[Any, xr.Dataset, str], None]
@@ -41,23 +41,27 @@ def draw(
     how = recipe.output.figures
     assert how is not None
     paths = []
+    for path, figure in _figures(recipe, truths, methods, scores, folder):
+        check_path(path)
+        write(figure, path, how.dpi)
+        paths.append(path)
+    return paths
+
+
+def _figures(
+    recipe: EvaluationRecipe, truths: list[Truth], methods: list[ReadyMethod], scores: xr.Dataset, folder: Path
+) -> Iterator[tuple[Path, Figure]]:
+    how = recipe.output.figures
+    assert how is not None
     selection = [m for m in methods if m.label in how.methods] if how.methods else methods[:MOST_METHODS]
     for truth in truths:
         for name, figure in _maps_of(truth, selection, how, recipe.event).items():
-            paths.append(_path(recipe, folder, name, truth.label, "maps"))
-            check_path(paths[-1])
-            write(figure, paths[-1], how.dpi)
+            yield _path(recipe, folder, name, truth.label, "maps"), figure
     for name in (channel.name for channel in recipe.data.outputs):
         if f"{name}_power" in scores:
-            paths.append(_path(recipe, folder, name, "spectra"))
-            check_path(paths[-1])
-            write(spectra(scores, name), paths[-1], how.dpi)
-        panels = summary(scores, name)
-        if panels is not None:
-            paths.append(_path(recipe, folder, name, "skill"))
-            check_path(paths[-1])
-            write(panels, paths[-1], how.dpi)
-    return paths
+            yield _path(recipe, folder, name, "spectra"), spectra(scores, name)
+        if (panels := summary(scores, name)) is not None:
+            yield _path(recipe, folder, name, "skill"), panels
 
 
 def pictures(recipe: EvaluationRecipe, folder: Path) -> list[Path]:
@@ -201,13 +205,11 @@ def spectra(scores: xr.Dataset, variable: str) -> Figure:
         waves = 1e-3 / np.asarray(ds[f"{variable}_wavenumber"])
         _line(panel, waves, ds[f"{variable}_true_power"].values, label="truth", color=INK, linewidth=2.2)
         for j, label in enumerate(map(str, scores.upscaler.values)):
-            style = LINES[(j // 10) % len(LINES)]
+            style = ("-", "--", "-.", ":")[(j // 10) % 4]
             _line(panel, waves, ds[f"{variable}_power"].values[j], label=label, color=f"C{j % 10}", linestyle=style)
-        panel.set_xscale("log")
-        panel.set_yscale("log")
+        panel.set(xscale="log", yscale="log", xlabel="wavelength (km)")
         panel.invert_xaxis()
         panel.set_title(str(ds.source.values), fontsize=11, color=INK, parse_math=False)
-        panel.set_xlabel("wavelength (km)")
         units = str(scores[f"{variable}_rmse"].attrs["units"])
         panel.set_ylabel(f"power of {variable} (({raised(units)})²)", parse_math=False)
         panel.grid(which="both", linewidth=0.3, alpha=0.5)
@@ -239,6 +241,8 @@ def summary(scores: xr.Dataset, variable: str) -> Figure | None:
         for panel, draw in zip(grid[:, column], rows, strict=True):
             draw(panel, ds, variable)
             panel.tick_params(labelsize=8)
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.label.set(fontsize=9, parse_math=False)
         grid[0, column].set_title(str(ds.source.values), fontsize=11, color=INK, parse_math=False)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), fontsize=9, frameon=False)
@@ -260,8 +264,7 @@ def _quantiles(panel: Any, ds: xr.Dataset, variable: str) -> None:
     for i, label, colour in _methods(ds):
         panel.plot(reference, ds[f"{variable}_quantile"].values[i], marker="o", markersize=4, linewidth=1, color=colour,
                    label=label)  # fmt: skip
-    panel.set_xlabel(f"quantile of the truth ({units})", fontsize=9, parse_math=False)
-    panel.set_ylabel(f"quantile ({units})", fontsize=9, parse_math=False)
+    panel.set(xlabel=f"quantile of the truth ({units})", ylabel=f"quantile ({units})")
 
 
 def _decibels(panel: Any, ds: xr.Dataset, variable: str) -> None:
@@ -270,14 +273,10 @@ def _decibels(panel: Any, ds: xr.Dataset, variable: str) -> None:
     for i, label, colour in _methods(ds):
         power = ds[f"{variable}_power"].values[i]
         valid = (power > 0) & (reference > 0) & np.isfinite(waves)
-        panel.plot(
-            waves[valid], 10 * np.log10(power[valid] / reference[valid]), color=colour, linewidth=1.2, label=label
-        )
-    panel.set_xscale("log")
+        ratio = 10 * np.log10(power[valid] / reference[valid])
+        panel.plot(waves[valid], ratio, color=colour, linewidth=1.2, label=label)
+    panel.set(xscale="log", ylim=(-20, 20), xlabel="wavelength (km)", ylabel="power over truth (dB)")
     panel.invert_xaxis()
-    panel.set_ylim(-20, 20)
-    panel.set_xlabel("wavelength (km)", fontsize=9)
-    panel.set_ylabel("power over truth (dB)", fontsize=9)
 
 
 def _bars(score: str, words: str, line: float | str | None = None) -> Panel:
@@ -293,43 +292,37 @@ def _bars(score: str, words: str, line: float | str | None = None) -> Panel:
         if position is not None:
             panel.axvline(position, color=INK, linewidth=1.2)
         units = str(scores.attrs["units"])
-        panel.set_xlabel(words if units == "1" else f"{words} ({units})", fontsize=9, parse_math=False)
+        panel.set(xlabel=words if units == "1" else f"{words} ({units})")
 
     return draw
 
 
 def _law(panel: Any, ds: xr.Dataset, variable: str) -> None:
     _bars("cell_error", "largest relative error of a coarse cell, all members", 1e-6)(panel, ds, variable)
-    panel.set_xscale("log")
-    panel.set_xlim(1e-17, None)
+    panel.set(xscale="log", xlim=(1e-17, None))
 
 
 def _ranks(panel: Any, ds: xr.Dataset, variable: str) -> None:
-    shares = ds[f"{variable}_rank_share"].values
     for i, label, colour in _methods(ds):
-        valid = shares[i][np.isfinite(shares[i])]
+        shares = ds[f"{variable}_rank_share"].values[i]
+        valid = shares[np.isfinite(shares)]
         if valid.size:
             p_value = float(ds[f"{variable}_rank_flatness"].values[i])
             words = label if np.isnan(p_value) else f"{label}, p {p_value:.2g}"
             edges = np.linspace(0, 1, valid.size + 1)
             panel.stairs(valid * valid.size, edges, color=colour, linewidth=1.4, label=words)
     panel.axhline(1, color=INK, linewidth=0.8)
-    panel.set_ylim(0, None)
+    panel.set(ylim=(0, None), xlabel="rank of the truth among members", ylabel="frequency relative to uniform")
     panel.legend(fontsize=7, frameon=False)
-    panel.set_xlabel("rank of the truth among members", fontsize=9)
-    panel.set_ylabel("frequency relative to uniform", fontsize=9)
 
 
 def _fractions(panel: Any, ds: xr.Dataset, variable: str) -> None:
-    scores = ds[f"{variable}_fss"]
     for i, label, colour in _methods(ds):
-        for j in range(ds.sizes["threshold"]):
-            panel.plot(ds.scale.values, scores.values[i, j], STYLES[j % 4], color=colour, marker=".", label=label)
-    panel.set_xscale("log")
-    panel.set_ylim(0, 1.02)
-    panel.set_xlabel("side of the window (cells)", fontsize=9)
+        for scores, style in zip(ds[f"{variable}_fss"].values[i], cycle(STYLES), strict=False):
+            panel.plot(ds.scale.values, scores, style, color=colour, marker=".", label=label)
     levels = ", ".join(f"{style} {t:g}" for t, style in zip(ds.threshold.values, STYLES, strict=False))
-    panel.set_ylabel(f"fractions skill score ({levels})", fontsize=9, parse_math=False)
+    panel.set(xscale="log", ylim=(0, 1.02), xlabel="side of the window (cells)")
+    panel.set_ylabel(f"fractions skill score ({levels})")
 
 
 def _found(panel: Any, ds: xr.Dataset, variable: str) -> None:
@@ -341,25 +334,21 @@ def _found(panel: Any, ds: xr.Dataset, variable: str) -> None:
         panel.plot(precision[valid], recall[valid], color=INK, linewidth=0.5, linestyle=":")
         panel.annotate(f"{level:g}", (precision[valid][-1], recall[valid][-1]), fontsize=7, color=INK, ha="right")
     for i, label, colour in _methods(ds):
-        point = float(ds[f"{variable}_event_precision"].values[i]), float(ds[f"{variable}_event_recall"].values[i])
+        point = (float(ds[f"{variable}_event_{name}"].values[i]) for name in ("precision", "recall"))
         panel.plot(*point, marker="o", linestyle="", color=colour, label=label)
-    panel.set_xlim(0, 1.02)
-    panel.set_ylim(0, 1.02)
-    panel.set_xlabel("precision of the mask (dotted: critical success index)", fontsize=9)
-    panel.set_ylabel("recall", fontsize=9)
+    panel.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel="recall")
+    panel.set_xlabel("precision of the mask (dotted: critical success index)")
 
 
 def _reliable(panel: Any, ds: xr.Dataset, variable: str) -> None:
-    chance = ds.chance.values
     panel.plot([0, 1], [0, 1], color=INK, linewidth=0.8)
     for i, label, colour in _methods(ds):
         frequency = ds[f"{variable}_event_frequency"].values[i]
         valid = np.isfinite(frequency)
         # A binary mask has no probabilities between 0 and 1.
         if valid[1:-1].any():
-            panel.plot(chance[valid], frequency[valid], color=colour, marker=".", linewidth=1.2, label=label)
-    panel.set_xlabel("probability of the event", fontsize=9)
-    panel.set_ylabel("observed frequency", fontsize=9)
+            panel.plot(ds.chance.values[valid], frequency[valid], color=colour, marker=".", linewidth=1.2, label=label)
+    panel.set(xlabel="probability of the event", ylabel="observed frequency")
 
 
 # Score that each row needs, and function that draws it.

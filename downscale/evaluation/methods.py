@@ -8,9 +8,9 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -59,44 +59,29 @@ class Cost:
     memory: float = float("nan")
 
     def __enter__(self) -> Cost:
-        _tidy()
-        self._before = _resident("VmRSS") if _reset() else None
+        gc.collect()
+        # Return free memory to the system, and reset its record of peak memory, where that is possible.
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        self._before = float("nan")
+        with suppress(OSError):
+            CLEAR.write_text("5")
+            self._before = _resident("VmRSS")
         self._start = time.perf_counter()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.seconds += time.perf_counter() - self._start
-        peak = _resident("VmHWM")
-        if self._before is not None and peak is not None:
-            increase = float(max(peak - self._before, 0))
-            self.memory = increase if self.memory != self.memory else max(self.memory, increase)
+        self.memory = float(np.fmax(self.memory, np.maximum(_resident("VmHWM") - self._before, 0)))
 
 
-def _tidy() -> None:
-    """Return free memory to the system, which would otherwise reduce the measured increase."""
-    gc.collect()
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):
-        return
-
-
-def _reset() -> bool:
-    """Reset the system's record of peak memory; return False if that is impossible."""
-    try:
-        CLEAR.write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _resident(key: str) -> int | None:
-    """Return a line of the system's memory report on this process, in bytes."""
-    try:
-        lines = STATUS.read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
+def _resident(key: str) -> float:
+    """Return a line of the system's memory report on this process, in bytes; NaN if there is none."""
+    with suppress(OSError):
+        for line in STATUS.read_text().splitlines():
+            if line.startswith(f"{key}:"):
+                return float(line.split()[1]) * 1024
+    return float("nan")
 
 
 def is_mask(made: xr.Dataset, name: str) -> bool:
@@ -205,24 +190,18 @@ class ReadyMethod:
     def arguments(self, truth: Truth) -> dict[str, Any]:
         """Return the arguments of ``downscale.downscale`` for one source."""
         how, learned = self.how, is_learned(self.method)
-        options: dict[str, Any] = {
+        needs_orog = learned or how.lapse_rate is not None
+        options = {
+            "taps": None if learned else how.taps, "order": None if learned else how.order, "members": how.members,
+            "seed": None if how.members is None else how.seed, "smoothing": how.smoothing,
+            "lapse_rate": how.lapse_rate, "orog": truth.statics.get("orog") if needs_orog else None,
+            "sftlf": truth.statics.get("sftlf") if learned else None,
+        }  # fmt: skip
+        return {
             "factor": truth.factor, "method": self.method, "conserve": how.conserve, "data_vars": list(truth.names),
             "bounds": truth.bounds if how.bounded and how.conserve == "cell" else None, "device": how.device,
-            "check": "skip",
+            "check": "skip", **{name: value for name, value in options.items() if value is not None},
         }  # fmt: skip
-        if not learned:
-            options |= {"taps": how.taps, "order": how.order}
-        if how.members is not None:
-            options |= {"members": how.members, "seed": how.seed}
-        if how.smoothing is not None:
-            options["smoothing"] = how.smoothing
-        if how.lapse_rate is not None:
-            options["lapse_rate"] = how.lapse_rate
-        if "orog" in truth.statics and (learned or how.lapse_rate is not None):
-            options["orog"] = truth.statics["orog"]
-        if "sftlf" in truth.statics and learned:
-            options["sftlf"] = truth.statics["sftlf"]
-        return options
 
     def run(self, block: Block, truth: Truth) -> xr.Dataset:
         """Return fine maps, in memory."""

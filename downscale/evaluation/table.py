@@ -46,6 +46,8 @@ WORDS = {
 }  # fmt: skip
 # Name of the fraction of times seen in training, and mark of such rows.
 SEEN, MARK = "seen_in_training", " [seen in training]"
+# Dimensions, values, units and description.
+Curve = tuple[tuple[str, ...], Any, str, str]
 
 
 def assemble(recipe: EvaluationRecipe, rows: list[MethodScores]) -> xr.Dataset:
@@ -65,10 +67,9 @@ def assemble(recipe: EvaluationRecipe, rows: list[MethodScores]) -> xr.Dataset:
             scores[f"{variable}_{score}"] = (("source", "upscaler"), values, attrs)
             if score in RATIOS:
                 scores[f"{variable}_{score}_ratio"] = _ratio(values, methods.index(recipe.compared_with), score, recipe)
-        scores |= _quantiles(variable, table, recipe.quantiles, units) | _spectra(variable, table, units)
-        scores |= _ranks(variable, table) | _fractions(variable, table, recipe)
-        if recipe.event is not None and variable == variables[0]:
-            scores |= _reliability(variable, table)
+        curves = [[_curves(row, variable, recipe, units) for row in line] for line in table]
+        for name in dict.fromkeys(name for line in curves for row in line for name in row):
+            scores[f"{variable}_{name}"] = _stack(name, curves)
     shares = [[row.seen / row.truth.steps for row in line] for line in table]
     attrs = {"units": "1", "long_name": "share of the times that the training of the method saw"}
     scores[SEEN] = (("source", "upscaler"), np.array(shares), attrs)
@@ -77,6 +78,9 @@ def assemble(recipe: EvaluationRecipe, rows: list[MethodScores]) -> xr.Dataset:
         coords["level"] = recipe.quantiles
     if recipe.thresholds:
         coords |= {"threshold": recipe.thresholds, "scale": recipe.scales}
+    if recipe.event is not None:
+        attrs = {"units": "1", "long_name": "probability of the event"}
+        coords["chance"] = ("chance", table[0][0].counts.reliability()["probability"], attrs)
     return xr.Dataset(scores, coords, _attributes(recipe, rows))
 
 
@@ -96,75 +100,49 @@ def _ratio(values: Any, reference: int, score: str, recipe: EvaluationRecipe) ->
     return ("source", "upscaler"), ratio, attrs
 
 
-def _quantiles(variable: str, table: list[list[MethodScores]], levels: list[float], units: str) -> dict[str, Any]:
-    if not levels:
-        return {}
-    quantiles = [[row.scores[variable].quantiles(levels) for row in line] for line in table]
-    attrs = {"units": units, "long_name": "quantiles by area"}
-    predicted = np.array([[prediction for prediction, _ in line] for line in quantiles])
-    reference = np.array([line[0][1] for line in quantiles])
-    return {
-        f"{variable}_quantile": (("source", "upscaler", "level"), predicted, attrs),
-        f"{variable}_true_quantile": (("source", "level"), reference, {**attrs, "long_name": "quantiles of the truth"}),
-    }
+def _curves(row: MethodScores, variable: str, recipe: EvaluationRecipe, units: str) -> dict[str, Curve]:
+    """Return the arrays of one variable of a method on a source."""
+    scores = row.scores[variable]
+    spectra, curves = scores.spectra, dict[str, Curve]()
+    if recipe.quantiles:
+        predicted, reference = scores.quantiles(recipe.quantiles)
+        curves["quantile"] = ("level",), predicted, units, "quantiles by area"
+        curves["true_quantile"] = ("level",), reference, units, "quantiles of the truth"
+    if spectra is not None:
+        power, true_power = spectra.power
+        curves["power"] = ("ring",), power, f"({units})2", "mean power in a ring of wavenumbers"
+        curves["true_power"] = ("ring",), true_power, f"({units})2", "mean power of the truth"
+        curves["wavenumber"] = ("ring",), spectra.wavenumber, "m-1", "cycles per metre"
+    if scores.ranks.shares.size:
+        words = "share of cells with so many members below the truth"
+        curves["rank_share"] = ("rank",), scores.ranks.shares, "1", words
+    if scores.fractions.size:
+        words = "fractions skill score by threshold and side of the window in cells"
+        curves["fss"] = ("threshold", "scale"), scores.fractions, "1", words
+    # The event is one of the first variable.
+    if recipe.event is not None and variable == recipe.data.outputs[0].name:
+        diagram = row.counts.reliability()
+        curves["event_frequency"] = ("chance",), diagram["frequency"], "1", "frequency of the event"
+        curves["event_share"] = ("chance",), diagram["share"], "1", "share of the area"
+    return curves
 
 
-def _spectra(variable: str, table: list[list[MethodScores]], units: str) -> dict[str, Any]:
-    """Return mean power spectra; sources with fewer rings end in missing values."""
-    spectra = [[row.scores[variable].spectra for row in line] for line in table]
-    count = max((spectrum.wavenumber.size for line in spectra for spectrum in line if spectrum is not None), default=0)
-    if not count:
-        return {}
-    power, true_power = np.full((len(table), len(table[0]), count), np.nan), np.full((len(table), count), np.nan)
-    wavenumber = true_power.copy()
-    for i, line in enumerate(spectra):
-        for j, spectrum in enumerate(line):
-            if spectrum is not None:
-                size = spectrum.wavenumber.size
-                power[i, j, :size], true_power[i, :size] = spectrum.power
-                wavenumber[i, :size] = spectrum.wavenumber
-    attrs = {"units": f"({units})2", "long_name": "mean power in a ring of wavenumbers"}
-    return {
-        f"{variable}_power": (("source", "upscaler", "ring"), power, attrs),
-        f"{variable}_true_power": (("source", "ring"), true_power, {**attrs, "long_name": "mean power of the truth"}),
-        f"{variable}_wavenumber": (("source", "ring"), wavenumber, {"units": "m-1", "long_name": "cycles per metre"}),
-    }
+def _stack(name: str, curves: list[list[dict[str, Curve]]]) -> tuple[tuple[str, ...], Any, dict[str, str]]:
+    """Return an array of all sources and methods; shorter ones end in missing values.
 
-
-def _ranks(variable: str, table: list[list[MethodScores]]) -> dict[str, Any]:
-    """Return rank fractions; those of smaller ensembles end in missing values, and single fields have none."""
-    shares = [[row.scores[variable].ranks.shares for row in line] for line in table]
-    count = max(histogram.size for line in shares for histogram in line)
-    if not count:
-        return {}
-    values = np.full((len(table), len(table[0]), count), np.nan)
-    for i, line in enumerate(shares):
-        for j, histogram in enumerate(line):
-            values[i, j, : histogram.size] = histogram
-    attrs = {"units": "1", "long_name": "share of cells with so many members below the truth"}
-    return {f"{variable}_rank_share": (("source", "upscaler", "rank"), values, attrs)}
-
-
-def _fractions(variable: str, table: list[list[MethodScores]], recipe: EvaluationRecipe) -> dict[str, Any]:
-    if not recipe.thresholds:
-        return {}
-    values = np.array([[row.scores[variable].fractions for row in line] for line in table])
-    attrs = {"units": "1", "long_name": "fractions skill score by threshold and side of the window in cells"}
-    return {f"{variable}_fss": (("source", "upscaler", "threshold", "scale"), values, attrs)}
-
-
-def _reliability(variable: str, table: list[list[MethodScores]]) -> dict[str, Any]:
-    """Return observed frequency of the event and fraction of the area, by forecast probability."""
-    diagrams = [[row.counts.reliability() for row in line] for line in table]
-    dims = ("source", "upscaler", "chance")
-    frequency, share = (
-        np.array([[diagram[key] for diagram in line] for line in diagrams]) for key in ("frequency", "share")
-    )
-    return {
-        f"{variable}_event_frequency": (dims, frequency, {"units": "1", "long_name": "frequency of the event"}),
-        f"{variable}_event_share": (dims, share, {"units": "1", "long_name": "share of the area"}),
-        "chance": ("chance", diagrams[0][0]["probability"], {"units": "1", "long_name": "probability of the event"}),
-    }
+    Those of the reference are by source alone: quantiles of the first method, spectra of the last with a spectrum.
+    """
+    entries = {(i, j): row[name] for i, line in enumerate(curves) for j, row in enumerate(line) if name in row}
+    dims, _, units, words = next(iter(entries.values()))
+    sizes = np.max([values.shape for _, values, *_ in entries.values()], axis=0)
+    stacked, attrs = np.full((len(curves), len(curves[0]), *sizes), np.nan), {"units": units, "long_name": words}
+    for (i, j), (_, values, *_) in entries.items():
+        stacked[i, j][tuple(map(slice, values.shape))] = values
+    if not name.startswith(("true_", "wavenumber")):
+        return ("source", "upscaler", *dims), stacked, attrs
+    last = [max((j for i, j in entries if i == source), default=0) for source in range(len(curves))]
+    methods = last if dims == ("ring",) else [0] * len(curves)
+    return ("source", *dims), stacked[np.arange(len(curves)), methods], attrs
 
 
 def _attributes(recipe: EvaluationRecipe, rows: list[MethodScores]) -> dict[str, Any]:

@@ -7,7 +7,9 @@ spectral lines are at multiples of ``1/s`` cycles per fine cell along rows, colu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from itertools import product
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -165,41 +167,25 @@ def _require_size(shape: tuple[int, ...], factor: tuple[int, int]) -> None:
 def _summed(field: Any, factor: tuple[int, int]) -> Sums:
     """Return the sums over all maps, block by block for a Dask array."""
     if not hasattr(field, "dask"):
-        return _of_maps(np.asarray(field).reshape(-1, *field.shape[-2:]), factor)
+        return _of_maps(np.asarray(field), factor)
     import dask
 
     from downscale.process.computing import computed
 
     maps = field.rechunk({field.ndim - 2: -1, field.ndim - 1: -1})
-    parts = [dask.delayed(_of_block)(block, factor) for block in maps.to_delayed().ravel()]
+    parts = [dask.delayed(_of_maps)(block, factor) for block in maps.to_delayed().ravel()]
     while len(parts) > 1:
-        parts = [dask.delayed(_added)(parts[i : i + 8]) for i in range(0, len(parts), 8)]
+        parts = [dask.delayed(reduce)(add, parts[i : i + 8]) for i in range(0, len(parts), 8)]
     return computed(parts[0])[0]
-
-
-def _of_block(block: NDArray[Any], factor: tuple[int, int]) -> Sums:
-    return _of_maps(block.reshape(-1, *block.shape[-2:]), factor)
-
-
-def _added(parts: list[Sums]) -> Sums:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
 
 
 def _of_maps(maps: NDArray[Any], factor: tuple[int, int]) -> Sums:
     """Return the sums over maps, one by one, because their spectra are as large as the maps."""
-    rows, columns = (n // f for n, f in zip(maps.shape[-2:], factor, strict=True))
-    shape = (rows * factor[0], columns * factor[1])
+    maps = maps.reshape(-1, *maps.shape[-2:])
+    rows, columns = (n // f * f for n, f in zip(maps.shape[-2:], factor, strict=True))
     finite = maps[np.isfinite(maps)] if maps.dtype.kind in "fc" else maps.ravel()
     origin = float(finite[0]) if finite.size else 0.0
-    total: Sums | None = None
-    for values in maps[:, : shape[0], : shape[1]]:
-        part = _of_map(values.astype(np.float64), factor, origin)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
+    return reduce(add, (_of_map(values.astype(np.float64), factor, origin) for values in maps[:, :rows, :columns]))
 
 
 def _of_map(values: Floats, factor: tuple[int, int], origin: float) -> Sums:

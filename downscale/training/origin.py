@@ -39,9 +39,12 @@ def data_hash(files: Iterable[str]) -> str:
     paths = [Path(path) for path in dict.fromkeys(files)]
     all_files = [file for path in paths for file in _files_of(path)]
     is_small = sum(file.stat().st_size for file in all_files) <= MOST_BYTES
-    digests = sorted(_digest(file) for file in all_files) if is_small else sorted(file_digests(map(str, paths)))
+    if is_small:
+        digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in all_files]
+    else:
+        digests = file_digests(map(str, paths))
     word = "sha256" if is_small else "sha256 of samples"
-    return f"{word}:{hashlib.sha256(''.join(digests).encode()).hexdigest()}"
+    return f"{word}:{hashlib.sha256(''.join(sorted(digests)).encode()).hexdigest()}"
 
 
 def file_digests(files: Iterable[str]) -> list[str]:
@@ -62,11 +65,6 @@ def _files_of(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
     return [path] if path.is_file() else []
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _sampled(path: Path) -> str:
@@ -154,9 +152,12 @@ def require_disjoint(sources: Sequence[Source], sides: Sequence[Split]) -> None:
     """Raise an OptionError if a source trains on times that another one of the same data holds out."""
     for i, (one, side) in enumerate(zip(sources, sides, strict=True)):
         for j, (other, other_side) in enumerate(zip(sources, sides, strict=True)):
-            if i == j or not side.train.size or not other_side.validation.size or not _same_cells(one.fine, other.fine):
+            has_both = i != j and side.train.size and other_side.validation.size
+            if not has_both or not _overlap(axes_of(one.fine), axes_of(other.fine)):
                 continue
-            steps = _between(one.dates, other.dates, side.train, _kept_out(other_side, other.sizes[0]))
+            # Held-out steps, and those of the gap beside them.
+            held = np.setdiff1d(np.arange(other.sizes[0]), other_side.train)
+            steps = _between(one.dates, other.dates, side.train, held)
             if steps.size and _same_data(one, other):
                 dates = "" if one.dates is None else f", from {iso(one.dates[steps[0]])} to {iso(one.dates[steps[-1]])}"
                 raise OptionError(
@@ -164,11 +165,6 @@ def require_disjoint(sources: Sequence[Source], sides: Sequence[Split]) -> None:
                     f"of {one.label}{dates} that pair {j} of the same data holds out; leave out use: train, or give "
                     "both the same dates by data.validation.span, or select other times or cells"
                 )
-
-
-def _kept_out(sides: Split, count: int) -> NDArray[np.int64]:
-    """Return the steps that are held out, and those of the gap beside them."""
-    return np.setdiff1d(np.arange(count), sides.train)
 
 
 def _between(
@@ -186,9 +182,8 @@ def _between(
 
 def _same_data(one: Source, other: Source) -> bool:
     paths = [{str(Path(file).resolve()) for file in source.files} for source in (one, other)]
-    if paths[0] & paths[1] or set(file_digests(one.files)) & set(file_digests(other.files)):
-        return True
-    return _same_values(one, other)
+    same_file = paths[0] & paths[1] or set(file_digests(one.files)) & set(file_digests(other.files))
+    return bool(same_file) or _same_values(one, other)
 
 
 def _same_values(one: Source, other: Source) -> bool:
@@ -216,12 +211,8 @@ def _same_values(one: Source, other: Source) -> bool:
     return bool(np.allclose(first, second, rtol=1e-3, atol=1e-6, equal_nan=True))
 
 
-def _same_cells(one: Any, other: Any) -> bool:
-    """Return whether two grids may share a cell; grids without axes may."""
-    return _overlap(axes_of(one), axes_of(other))
-
-
 def _overlap(one: Any, other: Any) -> bool:
+    """Return whether two grids may share a cell; grids without axes may."""
     if not one or not other:
         return True
     for mine, theirs in zip(one, other, strict=True):
