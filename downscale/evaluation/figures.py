@@ -325,7 +325,7 @@ def _fractions(panel: Any, ds: xr.Dataset, variable: str) -> None:
     panel.set_ylabel(f"fractions skill score ({levels})")
 
 
-def _found(panel: Any, ds: xr.Dataset, variable: str) -> None:
+def _performance(panel: Any, ds: xr.Dataset, variable: str) -> None:
     """Draw recall against precision, with lines of one critical success index."""
     precision = np.linspace(0.01, 1, 100)
     for level in (0.2, 0.4, 0.6, 0.8):
@@ -340,7 +340,7 @@ def _found(panel: Any, ds: xr.Dataset, variable: str) -> None:
     panel.set_xlabel("precision of the mask (dotted: critical success index)")
 
 
-def _reliable(panel: Any, ds: xr.Dataset, variable: str) -> None:
+def _reliability(panel: Any, ds: xr.Dataset, variable: str) -> None:
     panel.plot([0, 1], [0, 1], color=INK, linewidth=0.8)
     for i, label, colour in _methods(ds):
         frequency = ds[f"{variable}_event_frequency"].values[i]
@@ -360,7 +360,7 @@ PANELS: tuple[tuple[str, Panel], ...] = (
     ("crps", _bars("crps", "continuous ranked probability score")),
     ("spread_skill", _bars("spread_skill", "spread over error of the mean", 1.0)),
     ("rank_share", _ranks),
-    ("event_csi", _found),
-    ("event_frequency", _reliable),
+    ("event_csi", _performance),
+    ("event_frequency", _reliability),
     ("cell_error", _law),
 )

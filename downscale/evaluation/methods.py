@@ -220,7 +220,7 @@ def open_methods(methods: Sequence[Method], factor: tuple[int, int], folder: Pat
     ready = {how.label: _ready(how, how.method, factor) for how in methods if how.train is None}
     for how in methods:
         if how.train is not None:
-            ready[how.label] = _ready(how, str(_trained(how, recipes[how.label], folder, say)), factor)
+            ready[how.label] = _ready(how, str(_train(how, recipes[how.label], folder, say)), factor)
     return [ready[how.label] for how in methods]
 
 
@@ -231,7 +231,7 @@ def _ready(how: Method, method: str, factor: tuple[int, int]) -> ReadyMethod:
         return ReadyMethod(how, opened(method, factor), record)
 
 
-def _trained(how: Method, recipe: TrainingRecipe, folder: Path, say: Say) -> Path:
+def _train(how: Method, recipe: TrainingRecipe, folder: Path, say: Say) -> Path:
     """Run a training recipe, with its checkpoint in the folder of the evaluation, and return the path.
 
     A complete earlier run is reused; an incomplete one resumes.

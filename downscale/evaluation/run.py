@@ -72,7 +72,7 @@ def evaluate(
     folder_exists = Path(recipe.output.folder).expanduser().exists()
     folder = _folder(recipe)
     try:
-        return _evaluated(recipe, folder, tell)
+        return _score_and_write(recipe, folder, tell)
     except BaseException:
         if not folder_exists:
             with suppress(OSError):
@@ -80,7 +80,7 @@ def evaluate(
         raise
 
 
-def _evaluated(recipe: EvaluationRecipe, folder: Path, tell: Say) -> xr.Dataset:
+def _score_and_write(recipe: EvaluationRecipe, folder: Path, tell: Say) -> xr.Dataset:
     """Score all methods, and write tables and figures into an existing folder."""
     inputs = named_files(recipe.model_dump(mode="json", exclude={"output"}))
     free_path = partial(check_target, overwrite=recipe.output.overwrite, inputs=inputs, remedy=IN_RECIPE)
@@ -94,7 +94,7 @@ def _evaluated(recipe: EvaluationRecipe, folder: Path, tell: Say) -> xr.Dataset:
             recipe.event.require_units(name, str(truth.fine[name].attrs.get("units", "1")))
     require_maps(recipe, truths)
     methods = open_methods(recipe.methods, recipe.data.factor, folder, tell)
-    rows = [row for truth in truths for row in _scored(recipe, truth, methods, tell)]
+    rows = [row for truth in truths for row in _score_methods(recipe, truth, methods, tell)]
     result = assemble(recipe, rows)
     write_table(to_markdown(result), targets[".md"])
     write_table(to_csv(result), targets[".csv"])
@@ -121,7 +121,7 @@ def _folder(recipe: EvaluationRecipe) -> Path:
     return folder
 
 
-def _scored(recipe: EvaluationRecipe, truth: Truth, methods: list[ReadyMethod], say: Say) -> list[MethodScores]:
+def _score_methods(recipe: EvaluationRecipe, truth: Truth, methods: list[ReadyMethod], say: Say) -> list[MethodScores]:
     """Return the scores of all methods on one source, block by block."""
     setting = Setting(truth.spacing, recipe.wet, recipe.extreme, tuple(recipe.thresholds), tuple(recipe.scales))
     say(f"{truth.label}: {truth.steps} times of {truth.area.shape[0]} x {truth.area.shape[1]} cells")

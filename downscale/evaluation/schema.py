@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_v
 from downscale.errors import listing
 from downscale.io.config import Block, checked, read_recipe
 from downscale.metrics.scores import SCORES
-from downscale.training.schema import EventRule, Named, Pair, Seconds, TwoSizes, ValidationSplit
+from downscale.training.schema import EventRule, Named, Pair, Seconds, TwoSizes, ValidationSplit, among
 
 SUFFIX = ".safetensors"
 # Methods that need only a name. Interpolations are the usual ones, without conservation.
@@ -150,7 +150,7 @@ class EvaluationRecipe(Block):
     data: Data
     methods: list[Annotated[Method, BeforeValidator(_method)]] = Field(min_length=1)
     reference: str | None = None
-    scores: list[str] = Field(default_factory=lambda: list(USUAL_SCORES))
+    scores: Annotated[list[str], among((*SCORES, *LAW, *COST))] = Field(default_factory=lambda: list(USUAL_SCORES))
     wet: float | None = None
     event: EventRule | None = None
     extreme: Annotated[float, Field(gt=0, lt=1)] = 0.999
@@ -159,14 +159,6 @@ class EvaluationRecipe(Block):
     scales: list[PositiveInt] = Field(default_factory=lambda: [1, 5, 17, 65])
     most_cells: PositiveFloat = 4e6
     output: Output = Output()
-
-    @field_validator("scores")
-    @classmethod
-    def _scores(cls, value: list[str]) -> list[str]:
-        legal = (*SCORES, *LAW, *COST)
-        if any(name not in legal for name in value):
-            raise ValueError(f"names among {listing(legal)}")
-        return value
 
     @field_validator("scales")
     @classmethod

@@ -100,10 +100,10 @@ class Truth:
 def open_truth(source: Source, data: Data) -> Truth:
     """Return one source of the recipe; reads coordinates only."""
     with prefix_errors(source.fine):
-        return _opened(source, data)
+        return _open(source, data)
 
 
-def _opened(source: Source, data: Data) -> Truth:
+def _open(source: Source, data: Data) -> Truth:
     if source.smooth > 1:
         raise OptionError(f"expected a reference without smoothing, received smooth {source.smooth}; leave it out")
     dataset = open_maps(source.fine)
@@ -112,11 +112,11 @@ def _opened(source: Source, data: Data) -> Truth:
     if source.coarse is not None:
         coarse_dataset, _ = open_coarse(source, where, where.grid.coarsen(source.average, source.average), data.factor)
         ds, coarse_dataset = select_shared_times(ds, coarse_dataset)
-        coarse, channels = _converted(coarse_dataset, channels, source), data.outputs
-    fine = _converted(ds, channels, source)
+        coarse, channels = _convert(coarse_dataset, channels, source), data.outputs
+    fine = _convert(ds, channels, source)
     if source.average > 1:
         fine, _ = as_dataset(coarsen(fine, source.average))
-    fine, coarse = _chosen(fine, coarse, source, data)
+    fine, coarse = _select_times(fine, coarse, source, data)
     at = horizontal(fine)
     names = tuple(channel.name for channel in data.outputs)
     return Truth(
@@ -134,7 +134,7 @@ def _dates(fine: xr.Dataset, name: str) -> NDArray[Any] | None:
     return np.asarray(fine[time].values) if time is not None and time in fine[name].dims else None
 
 
-def _converted(ds: xr.Dataset, channels: list[Channel], source: Source) -> xr.Dataset:
+def _convert(ds: xr.Dataset, channels: list[Channel], source: Source) -> xr.Dataset:
     """Return the variables under the names, in the units and within the bounds of the recipe."""
     where = horizontal(ds)
     legal = horizontal_variables(ds, where)
@@ -160,7 +160,7 @@ def _converted(ds: xr.Dataset, channels: list[Channel], source: Source) -> xr.Da
     return coordinates.assign(variables)
 
 
-def _chosen(
+def _select_times(
     fine: xr.Dataset, coarse: xr.Dataset | None, source: Source, data: Data
 ) -> tuple[xr.Dataset, xr.Dataset | None]:
     """Return the held-out times, and of these every n-th."""

@@ -51,7 +51,7 @@ class Sums:
         leaning = self.leaning + other.leaning + step * other.tables
         return Sums(
             self.power + other.power, self.tables + other.tables, leaning, self.counts + other.counts,
-            self.moments + _moved(other.moments, step), self.origin, max(self.most, other.most), self.maps + other.maps,
+            self.moments + _move_origin(other.moments, step), self.origin, max(self.most, other.most), self.maps + other.maps,
         )  # fmt: skip
 
 
@@ -146,10 +146,10 @@ def checkerboard(field: Any, factor: int | tuple[int, int], draws: int = DRAWS, 
     """
     pair = (factor, factor) if isinstance(factor, int) else (int(factor[0]), int(factor[1]))
     _require_size(field.shape, pair)
-    sums = _summed(field, pair)
+    sums = _sum_maps(field, pair)
     if not sums.counts.sum():
         raise InputError("expected values with neighbours on all sides, received none; choose another variable")
-    return _judged(sums, pair, draws, seed)
+    return _assess(sums, pair, draws, seed)
 
 
 def _require_size(shape: tuple[int, ...], factor: tuple[int, int]) -> None:
@@ -164,7 +164,7 @@ def _require_size(shape: tuple[int, ...], factor: tuple[int, int]) -> None:
         )
 
 
-def _summed(field: Any, factor: tuple[int, int]) -> Sums:
+def _sum_maps(field: Any, factor: tuple[int, int]) -> Sums:
     """Return the sums over all maps, block by block for a Dask array."""
     if not hasattr(field, "dask"):
         return _of_maps(np.asarray(field), factor)
@@ -204,13 +204,13 @@ def _of_map(values: Floats, factor: tuple[int, int], origin: float) -> Sums:
     power = np.abs(np.fft.fft2(window * (curvature - mean))) ** 2 / square if square > 0 else np.zeros(anomaly.shape)
     moments = np.array([valid.sum(), anomaly.sum(), (anomaly**2).sum()])
     largest = float(np.abs(anomaly + origin)[valid].max(initial=0.0))
-    tables, counts = _tiled(curvature, factor), _tiled(has_neighbours.astype(np.float64), factor)
+    tables, counts = _sum_tiles(curvature, factor), _sum_tiles(has_neighbours.astype(np.float64), factor)
     tile_counts = counts.sum((-2, -1))
-    level = _tiled(np.where(has_neighbours, anomaly, 0.0), factor).sum((-2, -1)) / np.maximum(tile_counts, 1)
+    level = _sum_tiles(np.where(has_neighbours, anomaly, 0.0), factor).sum((-2, -1)) / np.maximum(tile_counts, 1)
     return Sums(power, tables, tables * level[..., None, None], counts, moments, origin, largest, 1)
 
 
-def _tiled(values: Floats, factor: tuple[int, int]) -> Floats:
+def _sum_tiles(values: Floats, factor: tuple[int, int]) -> Floats:
     """Return sums by tile and phase, shape (tiles_y, tiles_x, f_y, f_x), without values beyond the last tile."""
     cells = [n // f for n, f in zip(values.shape, factor, strict=True)]
     tile = [max(TILE, n // MOST_TILES) for n in cells]
@@ -220,19 +220,19 @@ def _tiled(values: Floats, factor: tuple[int, int]) -> Floats:
     return parts.sum((1, 4)).transpose(0, 2, 1, 3)
 
 
-def _moved(moments: Floats, by: float) -> Floats:
+def _move_origin(moments: Floats, by: float) -> Floats:
     """Return number, sum and sum of squares about an origin lower by ``by``."""
     count, total, square = moments
     return np.array([count, total + count * by, square + 2 * by * total + count * by**2])
 
 
-def _judged(sums: Sums, factor: tuple[int, int], draws: int, seed: int) -> Checkerboard:
+def _assess(sums: Sums, factor: tuple[int, int], draws: int, seed: int) -> Checkerboard:
     count, total, square = sums.moments
     spread = float(max(square / count - (total / count) ** 2, 0.0) ** 0.5)
     power = sums.power / sums.maps
     floor = (ROUNDING * sums.most) ** 2
     images, index, energy = _indices(power, factor, floor)
-    pattern = _unbent(_means(sums.tables.sum((0, 1)), sums.counts.sum((0, 1))))
+    pattern = _integrate(_means(sums.tables.sum((0, 1)), sums.counts.sum((0, 1))))
     p_value = _chance(sums, draws, seed, floor)
     gain = np.maximum(np.add.outer(*(_bend(n) for n in power.shape)), 1e-12) ** 2
     energy_db = float(decibels(energy / spread**2)) if spread**2 > floor else float("nan")
@@ -273,7 +273,7 @@ def _means(tables: Floats, counts: Floats) -> Floats:
     return np.where(counts > 0, means - tables.sum((-2, -1), keepdims=True) / counts.sum((-2, -1), keepdims=True), 0.0)
 
 
-def _unbent(curvature: Floats) -> Floats:
+def _integrate(curvature: Floats) -> Floats:
     """Return the periodic pattern with this curvature and mean zero, over a coarse cell."""
     gain = -np.add.outer(*(_bend(n) for n in curvature.shape))
     gain[0, 0] = 1.0
@@ -289,12 +289,12 @@ def _chance(sums: Sums, draws: int, seed: int, rounding: float) -> float:
     level = sums.moments[1] / sums.moments[0]
     rng, (rows, columns) = np.random.default_rng(seed), counts.shape[-2:]
     shifts = rng.integers(rows, size=(draws, len(counts))), rng.integers(columns, size=(draws, len(counts)))
-    constant = _share_as_strong(_centred(tables, counts), counts.sum() ** 2 * rounding, shifts)
-    leaning = _centred(sums.leaning[has_cells] - level * tables, counts)
+    constant = _share_as_strong(_centre(tables, counts), counts.sum() ** 2 * rounding, shifts)
+    leaning = _centre(sums.leaning[has_cells] - level * tables, counts)
     return min(1.0, 2 * min(constant, _share_as_strong(leaning, (counts.sum() * rounding) ** 2, shifts)))
 
 
-def _centred(tables: Floats, counts: Floats) -> Floats:
+def _centre(tables: Floats, counts: Floats) -> Floats:
     """Return phases minus the mean of their tile, weighted by numbers of cells."""
     totals = counts.sum((-2, -1), keepdims=True)
     return tables - counts * tables.sum((-2, -1), keepdims=True) / np.where(totals > 0, totals, 1)

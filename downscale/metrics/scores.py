@@ -74,6 +74,11 @@ class Moments:
         )
 
     @property
+    def bias(self) -> float:
+        """Mean difference; NaN without values."""
+        return self.mean - self.true_mean if self.weight > 0 else NAN
+
+    @property
     def correlation(self) -> float:
         """Pearson's correlation; NaN if either field is constant."""
         # Departures of a constant from its mean are rounding errors.
@@ -200,6 +205,12 @@ class Sums:
     def mean(self, name: str, by: str = "weight") -> float:
         """Return a sum divided by its weight; NaN without weight."""
         return self.cells[name] / self.cells[by] if self.cells.get(by, 0.0) > 0 and name in self.cells else NAN
+
+    @property
+    def missing(self) -> float:
+        """Weight of targets without prediction relative to that of all targets; NaN without targets."""
+        missing, scored = self.cells.get("missing", 0.0), self.cells.get("weight", 0.0)
+        return missing / (missing + scored) if missing + scored > 0 else NAN
 
 
 class Scores:
@@ -370,50 +381,24 @@ def _slope_sums(made: Floats, true: Floats, share: Floats, spacing: Spacing) -> 
     }
 
 
-def _spread_skill(scores: Scores) -> float:
-    return spread_skill(scores.sums.mean("variance"), scores.sums.mean("square"), scores.members or 0)
-
-
-def _extreme_bias(scores: Scores) -> float:
-    return scores.sums.made.quantile(scores.setting.extreme) - scores.sums.true.quantile(scores.setting.extreme)
-
-
-def _missing(scores: Scores) -> float:
-    missing, scored = scores.sums.cells.get("missing", 0.0), scores.sums.cells.get("weight", 0.0)
-    return missing / (missing + scored) if missing + scored > 0 else NAN
-
-
-def _bias(scores: Scores) -> float:
-    moments = scores.sums.moments
-    return moments.mean - moments.true_mean if moments.weight > 0 else NAN
-
-
-def _correlation(scores: Scores) -> float:
-    return scores.sums.moments.correlation
-
-
-def _distance(scores: Scores) -> float:
-    return NAN if scores.spectra is None else scores.spectra.distance
-
-
 # In units of the field, except correlation, spread_skill, wet frequencies and missing (dimensionless), gradient_rmse
 # (units of the field per m), spectral_distance (decibels).
 SCORES: dict[str, Callable[[Scores], float]] = {
     "rmse": lambda scores: scores.sums.mean("square") ** 0.5,
     "mae": lambda scores: scores.sums.mean("absolute"),
-    "bias": _bias,
-    "correlation": _correlation,
+    "bias": lambda scores: scores.sums.moments.bias,
+    "correlation": lambda scores: scores.sums.moments.correlation,
     "crps": lambda scores: scores.sums.mean("crps"),
     "spread": lambda scores: scores.sums.mean("variance") ** 0.5,
-    "spread_skill": _spread_skill,
+    "spread_skill": lambda s: spread_skill(s.sums.mean("variance"), s.sums.mean("square"), s.members or 0),
     "rank_unevenness": lambda scores: scores.sums.ranks.unevenness,
     "rank_flatness": lambda scores: scores.sums.ranks.flatness,
     "extreme": lambda scores: scores.sums.made.quantile(scores.setting.extreme),
     "true_extreme": lambda scores: scores.sums.true.quantile(scores.setting.extreme),
-    "extreme_bias": _extreme_bias,
+    "extreme_bias": lambda scores: scores["extreme"] - scores["true_extreme"],
     "wet_frequency": lambda scores: scores.sums.mean("wet"),
     "true_wet_frequency": lambda scores: scores.sums.mean("true_wet"),
     "gradient_rmse": lambda scores: scores.sums.mean("slope_square", "slope_weight") ** 0.5,
-    "spectral_distance": _distance,
-    "missing": _missing,
+    "spectral_distance": lambda scores: NAN if scores.spectra is None else scores.spectra.distance,
+    "missing": lambda scores: scores.sums.missing,
 }

@@ -189,7 +189,7 @@ def measure(source: Source, side: Split, spec: ModelSpec) -> list[Mismatch]:
     numbers = source.maps_of(side.train if side.train.size else side.validation)
     maps = [_read(source, int(number)) for number in evenly(numbers, MOST_MAPS)]
     truth, means, coarse = (np.stack(fields, axis=1) for fields in zip(*maps, strict=True))
-    return [_measured(source, variable, truth[i], means[i], coarse[i]) for i, variable in enumerate(spec.outputs)]
+    return [_measure_output(source, variable, truth[i], means[i], coarse[i]) for i, variable in enumerate(spec.outputs)]
 
 
 def _read(source: Source, number: int) -> tuple[Any, Floats, Floats]:
@@ -200,7 +200,7 @@ def _read(source: Source, number: int) -> tuple[Any, Floats, Floats]:
     return truth.astype(np.float32), np.where(valid, means, np.nan), np.where(valid, coarse, np.nan)
 
 
-def _measured(source: Source, variable: Variable, truth: Any, means: Floats, coarse: Floats) -> Mismatch:
+def _measure_output(source: Source, variable: Variable, truth: Any, means: Floats, coarse: Floats) -> Mismatch:
     area, half = source.grid.cell_area, len(truth) // 2
     # The earlier half of the maps fits the linear correction, the later half shows the costs.
     slope, offset, _ = _line(coarse[: half or None], means[: half or None], area)

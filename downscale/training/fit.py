@@ -113,41 +113,37 @@ def train(
             "pip install 'downscale-climate[train]'"
         )
     tell = say if say is not None and is_first() else lambda line: None
-    checkpoint = _finished(recipe) if resume else None
+    checkpoint = _find_finished(recipe) if resume else None
     if checkpoint is not None:
         tell(f"{checkpoint} is done already")
         return checkpoint
-    target = checkpoint_path(recipe, resume)
-    folder = folder_of(recipe)
-    require_no_state(recipe, folder / STATE, resume)
+    target, folder = check_output(recipe, resume)
     try:
         with only_run(target) if is_first() else nullcontext():
-            return _trained(prepare(recipe, tell), target, folder, resume, tell)
+            return _run(prepare(recipe, tell), target, folder, resume, tell)
     finally:
         with suppress(OSError):
             folder.rmdir()
-        # Trainer and module refer to each other: collect them now, or gigabytes of maps stay in memory during the next
-        # training.
+        # Networks and their wrappers refer to each other: collect them now, or gigabytes of maps stay in memory.
         gc.collect()
 
 
-def checkpoint_path(recipe: TrainingRecipe, resume: bool) -> Path:
-    """Return the path of the checkpoint, after checking that it may be written."""
+def check_output(recipe: TrainingRecipe, resume: bool) -> tuple[Path, Path]:
+    """Return the paths of the checkpoint, and of the folder of logs and state, after checking that they are free."""
+    output = recipe.output
     inputs = named_files(recipe.model_dump(mode="json", exclude={"output"}))
-    target = check_target(recipe.output.path, recipe.output.overwrite or resume, inputs, IN_RECIPE)
-    if resume and target.exists() and not recipe.output.overwrite:
+    target = check_target(output.path, output.overwrite or resume, inputs, IN_RECIPE)
+    if resume and target.exists() and not output.overwrite:
         load_record(target)
     if target.suffix != SUFFIX:
-        raise OutputError(f"output.path: expected the suffix {SUFFIX}, received {recipe.output.path!r}; add it")
-    return target
-
-
-def require_no_state(recipe: TrainingRecipe, state: Path, resume: bool) -> None:
-    """Raise an OutputError if an earlier run left its state, unless this run continues or replaces it."""
-    if state.exists() and not resume and not recipe.output.overwrite:
+        raise OutputError(f"output.path: expected the suffix {SUFFIX}, received {output.path!r}; add it")
+    folder = folder_of(recipe)
+    if (folder / STATE).exists() and not resume and not output.overwrite:
         raise OutputError(
-            f"expected no earlier run, received its state {state}; continue with --resume, or set output.overwrite"
+            f"expected no earlier run, received its state {folder / STATE}; continue with --resume, or set "
+            "output.overwrite"
         )
+    return target, folder
 
 
 def is_first() -> bool:
@@ -183,7 +179,7 @@ def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
     build(spec)  # invalid options raise before hours of reading
     prepared.advice = advise(sources, sides, spec)
     for source, split in zip(sources, sides, strict=True):
-        tell(_words(source, split))
+        tell(_describe(source, split))
     for line in prepared.advice.splitlines():
         tell(line)
     # One process hashes the files, and writes the hash.
@@ -214,7 +210,7 @@ def model_spec(recipe: TrainingRecipe, found: Statistics) -> ModelSpec:
     )  # fmt: skip
 
 
-def _finished(recipe: TrainingRecipe) -> Path | None:
+def _find_finished(recipe: TrainingRecipe) -> Path | None:
     """Return the checkpoint that an earlier run of the same recipe wrote, else None."""
     target = Path(recipe.output.path).expanduser()
     if not target.is_file() or (folder_of(recipe) / STATE).exists():
@@ -234,7 +230,7 @@ def folder_of(recipe: TrainingRecipe) -> Path:
     return Path(recipe.output.folder or Path(recipe.output.path).with_suffix(".training")).expanduser()
 
 
-def _trained(prepared: Prepared, target: Path, folder: Path, resume: bool, say: Say) -> Path:
+def _run(prepared: Prepared, target: Path, folder: Path, resume: bool, say: Say) -> Path:
     from downscale.training.loop import Loop
 
     how = prepared.recipe.training
@@ -306,7 +302,7 @@ def skill_rows(prepared: Prepared, errors: Sequence[Sequence[Sequence[float]]]) 
     return rows
 
 
-def _words(source: Source, sides: Split) -> str:
+def _describe(source: Source, sides: Split) -> str:
     train, validation = (source.maps_of(side).size for side in (sides.train, sides.validation))
     rows, columns = source.grid.shape
     kind = "with the coarse fields of " + source.pair.coarse if source.pair.coarse else "averaged"

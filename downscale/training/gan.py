@@ -19,26 +19,11 @@ from downscale.losses.adversarial import KINDS, critic_loss, generator_loss, gra
 from downscale.models.checkpoint import load, save
 from downscale.nn.adversarial import Critic, depth_of
 from downscale.nn.learned import Learned
-from downscale.training.fit import (
-    Prepared,
-    checkpoint_path,
-    folder_of,
-    new_folder,
-    prepare,
-    record_of,
-    require_no_state,
-    skill_rows,
-)
+from downscale.training.fit import Prepared, check_output, new_folder, prepare, record_of, skill_rows
 from downscale.training.loop import Diverged, Loop
 from downscale.training.pairs import MapCache
 from downscale.training.patches import Batch, PatchSet, collate
-from downscale.training.predict import (
-    VALIDATION_MEMBERS,
-    kernel_alone,
-    predict,
-    probabilistic_errors,
-    relative_error,
-)
+from downscale.training.predict import VALIDATION_MEMBERS, kernel_alone, predict, probabilistic_errors, relative_error
 from downscale.training.progress import STATE, Progress, steps_of_round
 from downscale.training.schema import Training, TrainingRecipe
 from downscale.training.tasks import ENSEMBLE
@@ -233,8 +218,7 @@ def train_adversarial(
     """
     tell = say or (lambda line: None)
     size = _size_of(recipe)
-    target, folder = checkpoint_path(recipe, resume), folder_of(recipe)
-    require_no_state(recipe, folder / STATE, resume)
+    target, folder = check_output(recipe, resume)
     prepared = prepare(recipe, tell)
     torch.manual_seed(how.seed)
     learned = Learned(prepared.spec) if start is None else _load_start(prepared, start)

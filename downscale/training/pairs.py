@@ -400,11 +400,6 @@ class Map:
     coarse: Array32
     predictors: Array32
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory."""
-        return sum(array.nbytes for array in (self.target, self.proposal, self.coarse, self.predictors))
-
 
 def map_bytes(source: Source) -> int:
     """Return the bytes of a map of a source in memory."""
@@ -416,11 +411,11 @@ def map_bytes(source: Source) -> int:
 def read_truth(source: Source, number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the reference (V, fine) of a map and its means over coarse cells (V, coarse), by the operator A."""
     index = _index(source, number)
-    fine = np.stack([_first(source, _smoothed(field.read(index), source.pair.smooth)) for field in source.outputs])
+    fine = np.stack([_first(source, _smooth_values(field.read(index), source.pair.smooth)) for field in source.outputs])
     return fine, _mean(source, fine)
 
 
-def _smoothed(values: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
+def _smooth_values(values: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
     """Return running means of valid values over ``cells`` cells along both axes; missing values stay missing."""
     if cells == 1:
         return values
@@ -499,7 +494,8 @@ class MapCache:
             return self._kept[key]
         entry = read_map(self.sources[source], number)
         self._kept[key] = entry
-        self._bytes += entry.nbytes
+        self._bytes += map_bytes(self.sources[source])
         while self._bytes > self.room and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+            (oldest, _), _ = self._kept.popitem(last=False)
+            self._bytes -= map_bytes(self.sources[oldest])
         return entry

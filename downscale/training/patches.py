@@ -87,10 +87,10 @@ def variable_components(
 
 def _label(name: str, described: Sequence[dict[str, Any]], named: dict[str, Any]) -> str:
     """Return the name by which a partner refers to a variable: from the recipe, else its standard name."""
-    return name if name in named else str(_attributes(name, described).get("standard_name", ""))
+    return name if name in named else str(_attributes_of(name, described).get("standard_name", ""))
 
 
-def _attributes(name: str, described: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _attributes_of(name: str, described: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the attributes of a variable in the first source with a standard name, else in the first source."""
     candidates = (attributes[name] for attributes in described if attributes[name].get("standard_name"))
     attrs: dict[str, Any] = next(candidates, described[0][name])
@@ -99,7 +99,7 @@ def _attributes(name: str, described: Sequence[dict[str, Any]]) -> dict[str, Any
 
 def _component(name: str, described: Sequence[dict[str, Any]], own_axes: Sequence[bool]) -> tuple[str, str] | None:
     """Return the axis of a component and the standard name of its partner; None for other fields."""
-    attrs = _attributes(name, described)
+    attrs = _attributes_of(name, described)
     standard, long_name = str(attrs.get("standard_name", "")), str(attrs.get("long_name", ""))
     if any(HANDED.search(text) for text in (standard, long_name, name)):
         raise _unknown(name, "whose sign or angle changes in a mirror")
@@ -203,10 +203,10 @@ class PatchSet(torch.utils.data.Dataset[Sample]):
     ) -> None:
         self.cache, self.parts, self.how = cache, parts, how
         self._spacings = [Spacing.of(source.fine) for source in cache.sources] if spacings else []
-        self._seen = [_seen(source, how, tiled) for source in cache.sources]
+        self._coverage = [_coverage_of(source, how, tiled) for source in cache.sources]
         # Areas are relative to the mean over the cells that patches cover.
         self._area = [float(source.grid.cell_area[seen > 0].mean()) / (source.cells.factor_y * source.cells.factor_x)
-                      for source, seen in zip(cache.sources, self._seen, strict=True)]  # fmt: skip
+                      for source, seen in zip(cache.sources, self._coverage, strict=True)]  # fmt: skip
 
     def tiled(self) -> PatchSet:
         """Return the patches of the same maps for validation keys."""
@@ -221,7 +221,7 @@ class PatchSet(torch.utils.data.Dataset[Sample]):
         f_y, f_x = source.cells.factor_y, source.cells.factor_x
         coarse = (slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
         fine = (coarse[0], *(slice(s.start * f, s.stop * f) for s, f in zip(coarse[1:], (f_y, f_x), strict=True)))
-        coverage = self._seen[key.source][coarse[1:]].repeat(f_y, axis=0).repeat(f_x, axis=1)
+        coverage = self._coverage[key.source][coarse[1:]].repeat(f_y, axis=0).repeat(f_x, axis=1)
         weight = np.divide(source.fine.cell_area[fine[1:]], coverage, out=np.zeros(coverage.shape), where=coverage > 0)
         dy, dx = NOTHING, NOTHING
         if self._spacings:
@@ -231,14 +231,14 @@ class PatchSet(torch.utils.data.Dataset[Sample]):
             target=maps.target[fine], proposal=maps.proposal[fine], coarse=maps.coarse[coarse],
             predictors=maps.predictors[coarse], statics=source.statics[fine],
             clock=source.clock[source.index(key.number)[0]], share=_shares(source.cells.window(rows, columns)),
-            weight=_judged(weight * (key.weight / self._area[key.source]), self.how.margin, (f_y, f_x)),
+            weight=_without_margin(weight * (key.weight / self._area[key.source]), self.how.margin, (f_y, f_x)),
             source=key.source, dy=dy, dx=dx,
         )  # fmt: skip
         same_way = source.fine.y.ascending == source.fine.x.ascending
         return turned(padded(sample, self.how.size, (f_y, f_x)), key.turn, self.parts, same_way)
 
 
-def _seen(source: Source, how: Patches, tiled: bool) -> NDArray[np.float64]:
+def _coverage_of(source: Source, how: Patches, tiled: bool) -> NDArray[np.float64]:
     """Return the relative coverage of each coarse cell of a source."""
     shape = source.grid.shape
     size = patch_size(how, shape)
@@ -252,7 +252,7 @@ def _shares(cells: Aggregation) -> NDArray[np.float64]:
     return np.asarray(cells.fractions(np.float64(0)))
 
 
-def _judged(weight: NDArray[np.float64], margin: int, factor: tuple[int, int]) -> NDArray[np.float32]:
+def _without_margin(weight: NDArray[np.float64], margin: int, factor: tuple[int, int]) -> NDArray[np.float32]:
     """Return weights that are zero within a margin of the edge, unless no cell would remain."""
     y, x = margin * factor[0], margin * factor[1]
     inner = np.zeros_like(weight)

@@ -71,9 +71,9 @@ def place_weights(area: Floats, rows: Indices, columns: Indices, size: tuple[int
 def sampled_coverage(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int], margin: int) -> Floats:
     """Return the expected coverage of each coarse cell relative to the mean, shape (n_y, n_x); 0 if never sampled."""
     shape = area.shape
-    probabilities = [_moved(first, n, part) for first, n, part in zip((rows, columns), shape, size, strict=True)]
+    probabilities = [_start_probability(first, n, part) for first, n, part in zip((rows, columns), shape, size, strict=True)]
     corners = probabilities[0].T @ place_weights(area, rows, columns, size) @ probabilities[1]
-    return _relative(_covered(_covered(corners, shape[0], size[0], margin, 0), shape[1], size[1], margin, 1))
+    return _relative(_sum_cover(_sum_cover(corners, shape[0], size[0], margin, 0), shape[1], size[1], margin, 1))
 
 
 def tile_coverage(
@@ -84,7 +84,7 @@ def tile_coverage(
     for first, cells, part in zip((rows, columns), shape, size, strict=True):
         corners = np.zeros((cells - part + 1, 1))
         corners[first[tiles(first, part, margin)]] = 1.0
-        coverages.append(_covered(corners, cells, part, margin, 0)[:, 0])
+        coverages.append(_sum_cover(corners, cells, part, margin, 0)[:, 0])
     return _relative(np.multiply.outer(*coverages))
 
 
@@ -100,7 +100,7 @@ def _ends(count: int) -> Floats:
     return weights
 
 
-def _moved(first: Indices, cells: int, size: int) -> Floats:
+def _start_probability(first: Indices, cells: int, size: int) -> Floats:
     """Return the probability that a patch of each place begins at each cell, shape (places, cells - size + 1)."""
     probability = np.zeros((first.size, cells - size + 1))
     steps = np.arange(-largest_shift(size), largest_shift(size) + 1)
@@ -109,7 +109,7 @@ def _moved(first: Indices, cells: int, size: int) -> Floats:
     return probability
 
 
-def _covered(corners: Floats, cells: int, size: int, margin: int, axis: int) -> Floats:
+def _sum_cover(corners: Floats, cells: int, size: int, margin: int, axis: int) -> Floats:
     """Return sums over the corners of patches that cover each cell along an axis, margins excluded."""
     margin = _margin(size, margin)
     start = np.zeros_like(np.take(corners, [0], axis=axis))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BeforeValidator,
     Field,
@@ -59,6 +60,18 @@ def _pair_of(value: Any) -> Any:
 
 def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
+
+
+def among(table: Any) -> AfterValidator:
+    """Return a validator of a name, or of a list of names, in a table."""
+
+    def check(value: Any) -> Any:
+        names = value if isinstance(value, list) else [value]
+        if any(name not in table for name in names if name is not None):
+            raise ValueError(f"names among {listing(table)}")
+        return value
+
+    return AfterValidator(check)
 
 
 Seconds = Annotated[float, BeforeValidator(seconds_of)]
@@ -141,8 +154,8 @@ class Data(Block):
     outputs: list[Named] = Field(min_length=1)
     predictors: list[Named] = Field(default_factory=list)
     vectors: list[tuple[str, str]] = Field(default_factory=list)
-    statics: list[str] = Field(default_factory=list)
-    encodings: list[str] = Field(default_factory=list)
+    statics: Annotated[list[str], among(STATICS)] = Field(default_factory=list)
+    encodings: Annotated[list[str], among(ENCODINGS)] = Field(default_factory=list)
     validation: ValidationSplit = ValidationSplit()
 
     @model_validator(mode="after")
@@ -157,21 +170,6 @@ class Data(Block):
             raise ValueError(f"vectors that share no component, not {self.vectors}")
         return self
 
-    @field_validator("statics")
-    @classmethod
-    def _statics(cls, value: list[str]) -> list[str]:
-        return _of(value, STATICS)
-
-    @field_validator("encodings")
-    @classmethod
-    def _encodings(cls, value: list[str]) -> list[str]:
-        return _of(value, ENCODINGS)
-
-
-def _of(names: list[str], table: Any) -> list[str]:
-    if any(name not in table for name in names):
-        raise ValueError(f"names among {listing(table)}")
-    return names
 
 
 class Patches(Block):
@@ -203,16 +201,11 @@ class Network(Block):
 
     name: str = "residual"
     options: dict[str, Any] = Field(default_factory=dict)
-    constraint: str | None = None
+    constraint: Annotated[str | None, among(CONSTRAINTS)] = None
     taps: int = 7
     order: float = 1.25
     kept: Annotated[float, Field(gt=0, le=1)] = 1.0
     noise: Annotated[tuple[NonNegativeInt, NonNegativeInt], BeforeValidator(_pair_of)] = (0, 0)
-
-    @field_validator("constraint")
-    @classmethod
-    def _constraint(cls, value: str | None) -> str | None:
-        return value if value is None else _of([value], CONSTRAINTS)[0]
 
 
 class EventLoss(Block):
@@ -252,7 +245,7 @@ class Training(Block):
     weight_decay: NonNegativeFloat = 1e-4
     clip: PositiveFloat | None = 1.0
     ema: Share = 0.999
-    precision: Literal["32", "bf16"] = "32"
+    precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = "32"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     workers: Annotated[int, Field(ge=0)] = 0
     accelerator: str = "auto"
@@ -261,11 +254,6 @@ class Training(Block):
     strategy: str = "auto"
     save_every: Seconds = 300.0
     logger: Literal["csv", "tensorboard"] | None = "csv"
-
-    @field_validator("precision", mode="before")
-    @classmethod
-    def _precision(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) else value
 
 
 class EventRule(Block):
