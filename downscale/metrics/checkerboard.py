@@ -49,9 +49,10 @@ class Sums:
     def __add__(self, other: Sums) -> Sums:
         step = other.origin - self.origin
         leaning = self.leaning + other.leaning + step * other.tables
+        moments = self.moments + _move_origin(other.moments, step)
         return Sums(
             self.power + other.power, self.tables + other.tables, leaning, self.counts + other.counts,
-            self.moments + _move_origin(other.moments, step), self.origin, max(self.most, other.most), self.maps + other.maps,
+            moments, self.origin, max(self.most, other.most), self.maps + other.maps,
         )  # fmt: skip
 
 

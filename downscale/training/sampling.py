@@ -71,7 +71,8 @@ def place_weights(area: Floats, rows: Indices, columns: Indices, size: tuple[int
 def sampled_coverage(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int], margin: int) -> Floats:
     """Return the expected coverage of each coarse cell relative to the mean, shape (n_y, n_x); 0 if never sampled."""
     shape = area.shape
-    probabilities = [_start_probability(first, n, part) for first, n, part in zip((rows, columns), shape, size, strict=True)]
+    axes = zip((rows, columns), shape, size, strict=True)
+    probabilities = [_start_probability(first, n, part) for first, n, part in axes]
     corners = probabilities[0].T @ place_weights(area, rows, columns, size) @ probabilities[1]
     return _relative(_sum_cover(_sum_cover(corners, shape[0], size[0], margin, 0), shape[1], size[1], margin, 1))
 
