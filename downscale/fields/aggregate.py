@@ -323,7 +323,8 @@ class SupermeshMean:
         for matrix in (self.y, self.x):
             cell, part = matrix.nonzero()
             largest = np.full((*field.shape[:-2], matrix.shape[0], field.shape[-1]), -np.inf)
-            np.fmax.at(largest, (..., cell, slice(None)), field[..., part, :])
+            index: Any = (..., cell, slice(None))
+            np.fmax.at(largest, index, field[..., part, :])
             field = largest.swapaxes(-1, -2)
         return field
 
