@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 import warnings
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -655,3 +657,9 @@ def test_totals_over_periods_are_told_from_means_and_rates(standard_name, name, 
 def test_a_monthly_mean_of_a_reanalysis_is_no_total():
     assert quantity_over_time(variable(name="tp", units="m", GRIB_stepType="avgad"), "time")[0] == "intensive"
     assert quantity_over_time(variable(name="tp", units="m", GRIB_stepType="accum"), "time")[0] == "extensive"
+
+
+def test_no_customary_name_stands_twice() -> None:
+    table = tomllib.loads(files("downscale.cf").joinpath("quantities.toml").read_text("utf-8"))
+    names = [name for _, _, row in table["names"] for name in row.split()]
+    assert len(names) == len(set(names)) > 100
