@@ -121,7 +121,6 @@ def test_windowed_attention_reaches_as_far_as_it_says():
     layer(x)[0, :, 7, 7].sum().backward()
     moved = x.grad.abs().sum((0, 1)).nonzero()
     assert (moved.min(0).values.tolist(), moved.max(0).values.tolist()) == ([5, 5], [9, 9])
-    assert layer.plan(0)(7, 7) == (5, 9)
 
 
 def test_global_attention_sees_all_but_padding():

@@ -22,7 +22,7 @@ from downscale.fields.fill import fill_missing
 from downscale.grid.subcells import Subcells
 from downscale.nn.learned import Bound, Learned, Seen, cells_of
 from downscale.nn.networks import NETWORKS
-from downscale.nn.separable import parts_of
+from downscale.nn.separable import parts_of, sobolev_operator
 from downscale.nn.spec import ModelSpec, Variable
 from downscale.typing import Place, Upscaler
 
@@ -147,6 +147,46 @@ def test_the_halo_for_all_grids_is_reached_on_a_long_open_axis(network: str) -> 
     model = awake(spec_of(network, FACTOR))
     grid = lat_lon(150, 150)
     assert model.bind(grid, parts_of(grid, FACTOR)).halo == model.halo
+
+
+# Networks of any kind
+
+
+class Own(torch.nn.Module):
+    """Convolutions of torch alone, with reflecting edges, dilation, normalisation of channels and a level below."""
+
+    multiple_of = 2
+
+    def __init__(self, coarse: int, fine: int) -> None:
+        super().__init__()
+        self.head = torch.nn.Conv2d(coarse, 6, 5, padding=2, padding_mode="reflect")
+        self.down = torch.nn.Sequential(torch.nn.MaxPool2d(2), torch.nn.Conv2d(6, 6, 3, padding=2, dilation=2))
+        self.norm = torch.nn.BatchNorm2d(6)
+        self.up = torch.nn.ConvTranspose2d(6, 4, FACTOR, FACTOR)
+        self.last = torch.nn.Conv2d(4 + fine, 2, 3, padding=1)
+
+    def forward(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
+        features = torch.tanh(self.head(coarse))
+        features = self.norm(features + torch.nn.functional.interpolate(self.down(features), scale_factor=2))
+        return self.last(torch.cat([self.up(features), fine], dim=1))
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_any_cutting_gives_the_same_with_a_network_of_any_kind(closed: bool) -> None:
+    grid, spec = lat_lon(45, 71, closed), spec_of("own", FACTOR)
+    torch.manual_seed(0)
+    model = Learned(spec, Own(spec.coarse_channels, spec.fine_channels)).eval()
+    up = model.bind(grid, parts_of(grid, FACTOR))
+    job, values, statics = job_of(up, grid), maps_on(grid), {"orog": orog_on(grid)}
+    whole = apply(job, values, statics)
+    cut = da.from_array(values, chunks=(1, (7, 1, 20, 17), (3, 40, 13, 15)))
+    tiled = apply(job, cut, statics).compute(scheduler="sync")
+    assert np.nanmax(np.abs(tiled - whole)) <= 1e-6 * np.nanmax(np.abs(whole))
+    kernel = apply(job_of(sobolev_operator(grid, parts_of(grid, FACTOR)), grid), values, {})
+    assert np.nanmax(np.abs(whole - kernel)) > 0.01
+    assert up.halo is not None
+    assert up.halo[0] + 7 < 45
+    assert 2 * up.halo[1] + 3 < 71
 
 
 # Circles

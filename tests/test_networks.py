@@ -1,17 +1,14 @@
-"""Networks: exact reaches, any size, any factor, no start of their own (layers, stages, planner)."""
+"""Networks: measured reaches, any size, any factor, no start of their own (layers, stages)."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from downscale.errors import OptionError, ShapeError
-from downscale.nn.layers import ResidualBlock, Shuffle, Unshuffle, activation, convolution, plan
-from downscale.nn.networks import NETWORKS, Network, build, options_of
-from downscale.nn.reach import in_parallel, in_sequence, reach, window_reach
+from downscale.nn.layers import ResidualBlock, Shuffle, Unshuffle, activation, convolution
+from downscale.nn.networks import NETWORKS, ModuleNetwork, Network, build, options_of
 from downscale.nn.spec import ModelSpec, Variable
 from downscale.nn.upsampling import UPSAMPLINGS, Upsampling, conservative, prime_factors, stage_factors
 
@@ -46,10 +43,9 @@ def touched(network: Network, cell: tuple[int, int], shape: tuple[int, int]) -> 
     Derivatives of a random sum of those fine cells: exactly zero where there is no path.
     """
     (fy, fx), torch_random = network.factor, torch.Generator().manual_seed(1)
-    spec_channels = network_channels(network)
     coarse, fine = (
         torch.randn(1, channels, *sizes, dtype=torch.float64, generator=torch_random, requires_grad=True)
-        for channels, sizes in zip(spec_channels, (shape, (shape[0] * fy, shape[1] * fx)), strict=True)
+        for channels, sizes in zip(network.channels, (shape, (shape[0] * fy, shape[1] * fx)), strict=True)
     )
     out = network(coarse, fine)[..., cell[0] * fy : (cell[0] + 1) * fy, cell[1] * fx : (cell[1] + 1) * fx]
     (out * torch.rand(out.shape, dtype=torch.float64, generator=torch_random)).sum().backward()
@@ -61,42 +57,34 @@ def touched(network: Network, cell: tuple[int, int], shape: tuple[int, int]) -> 
     return found
 
 
-def network_channels(network: Network) -> tuple[int, int]:
-    spec = network.spec_for_tests  # type: ignore[attr-defined]
-    return spec.coarse_channels, spec.fine_channels
-
-
-def planned(spec: ModelSpec, seed: int = 0) -> Network:
-    network = awake(spec, seed)
-    network.spec_for_tests = spec  # type: ignore[assignment]
-    return network
-
-
-def assert_exact(network: Network, cell: tuple[int, int]) -> None:
-    """The planner names the very cells that move a fine cell: none too few, none too many."""
+def assert_exact(network: Network, cell: tuple[int, int], exact: bool = True) -> None:
+    """The measured reach is that of the derivatives, whatever the weights: none too few, none too many."""
+    assert network.spans is not None
     far = [max(network.reach(axis), 1) + network.multiple_of for axis in (0, 1)]
     turns = [-(-size // network.multiple_of) * network.multiple_of for size in far]
     centre = (turns[0] + cell[0], turns[1] + cell[1])
     shape = (centre[0] + far[0] + 1, centre[1] + far[1] + 1)
     coarse, fine = touched(network, centre, shape)
     for axis in (0, 1):
-        first = centre[axis] * network.factor[axis]
-        wanted = network.needs(axis, first, first + network.factor[axis] - 1)
-        assert coarse[axis] == wanted[0]
-        assert fine[axis] == wanted[1]
+        wanted = network.spans[axis][:, cell[axis] % network.multiple_of] + centre[axis]
+        for found, (low, high) in zip((coarse[axis], fine[axis]), wanted.tolist(), strict=True):
+            assert low <= found[0]
+            assert found[1] <= high
+            assert not exact or found == (low, high)
 
 
 @pytest.mark.parametrize(("network", "upsampling"), EVERY)
 @pytest.mark.parametrize("factor", [(2, 2), (3, 4)])
 def test_every_reach_is_exact(network: str, upsampling: str, factor: tuple[int, int]) -> None:
-    made = planned(small(network, factor, upsampling=upsampling))
+    made = awake(small(network, factor, upsampling=upsampling))
     for phase in range(made.multiple_of):
-        assert_exact(made, (phase, made.multiple_of - 1 - phase))
+        # Interpolation to an odd factor has weights of zero, through which NaN spreads.
+        assert_exact(made, (phase, made.multiple_of - 1 - phase), upsampling != "resize" or factor == (2, 2))
 
 
 @pytest.mark.parametrize("network", ["unet", "autoencoder"])
 def test_deeper_levels_are_followed_phase_by_phase(network: str) -> None:
-    made = planned(small(network, (2, 1), levels=2, depth=0, upsampling="shuffle"))
+    made = awake(small(network, (2, 1), levels=2, depth=0, upsampling="shuffle"))
     assert made.multiple_of == 4
     for phase in (0, 1, 3):
         assert_exact(made, (phase, 3 - phase))
@@ -117,35 +105,99 @@ def test_deeper_levels_are_followed_phase_by_phase(network: str) -> None:
     ids=str,
 )
 def test_options_change_the_reach_and_the_plan_with_it(options: dict) -> None:
-    assert_exact(planned(small("residual", (2, 3), **options)), (0, 0))
+    assert_exact(awake(small("residual", (2, 3), **options)), (0, 0))
 
 
 @pytest.mark.parametrize("network", ["unet", "autoencoder"])
 def test_blur_pooling_has_an_exact_reach(network: str) -> None:
-    made = planned(small(network, (2, 2), pooling="blur"))
+    made = awake(small(network, (2, 2), pooling="blur"))
     for phase in range(made.multiple_of):
         assert_exact(made, (phase, made.multiple_of - 1 - phase))
 
 
 @pytest.mark.parametrize("factor", FACTORS)
 def test_reaches_are_exact_for_every_factor(factor: int) -> None:
-    assert_exact(planned(small("residual", (factor, 1))), (0, 0))
+    assert_exact(awake(small("residual", (factor, 1))), (0, 0))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_the_halo_is_the_farthest_cell(network: str) -> None:
-    made = awake(small(network, (2, 3)))
-    cells = [(axis, c) for axis in (0, 1) for c in range(4 * made.multiple_of)]
-    far = [
-        max(c - low, high - c)
-        for axis, c in cells
-        for low, high in made.needs(axis, c * made.factor[axis], (c + 1) * made.factor[axis] - 1)
-    ]
-    assert made.halo == max(far)
+def test_the_halo_is_the_farthest_cell_whatever_the_weights(network: str) -> None:
+    spec = small(network, (2, 3))
+    made = awake(spec)
+    assert made.spans is not None
+    assert made.halo == max(abs(axis).max() for axis in made.spans) == build(spec).halo
+    assert (made.reach(0), made.reach(1)) == tuple(abs(axis).max() for axis in made.spans)
+
+
+class Own(nn.Module):
+    """A network that knows nothing of this package: a dilated convolution, and one at fine resolution."""
+
+    def __init__(self, coarse: int = 2, fine: int = 1, **options) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(coarse, 4, 3, padding=2, dilation=2, **options)
+        self.last = nn.Conv2d(4 + fine, 1, 3, padding=1)
+
+    def forward(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
+        features = nn.functional.interpolate(torch.relu(self.head(coarse)), scale_factor=2, mode="nearest")
+        return self.last(torch.cat([features, fine], dim=1))
+
+
+def test_a_module_of_any_kind_is_a_network_whose_reach_is_measured() -> None:
+    made = ModuleNetwork(Own(), (2, 1), (2, 2))
+    assert made.spans is not None
+    assert [axis[:, 0].tolist() for axis in made.spans] == [[[-3, 3], [-1, 1]]] * 2
+    assert made.halo == 3
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.GroupNorm(1, 2), nn.Conv2d(2, 1, 1)),
+        nn.Conv2d(2, 1, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(2, 1, (301, 1), padding=(150, 0)),
+    ],
+    ids=["normalisation", "circular", "wide"],
+)
+def test_a_module_that_sees_far_cells_needs_the_whole_field(module: nn.Module) -> None:
+    class Alone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
+            return self.module(coarse)
+
+    made = ModuleNetwork(Alone(), (2, 1), (1, 1))
+    assert made.whole
+    assert (made.spans, made.halo, made.reach(0)) == (None, None, 0)
+
+
+class Deep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(2, 3, 2, stride=2), nn.ConvTranspose2d(3, 1, 2, stride=2)
+
+    def forward(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
+        return self.up(self.down(coarse))
+
+
+def test_a_module_with_deeper_levels_states_their_size() -> None:
+    module = Deep()
+    with pytest.raises(OptionError, match="multiple_of"):
+        ModuleNetwork(module, (2, 1), (1, 1)).halo  # noqa: B018
+    module.multiple_of = 2
+    assert ModuleNetwork(module, (2, 1), (1, 1)).halo == 1
+    with pytest.raises(ShapeError, match=r"64 x 16 fine cells from 32 x 8.*received the shape .*32, 8"):
+        ModuleNetwork(Small(), (2, 1), (2, 2)).halo  # noqa: B018
+
+
+class Small(nn.Module):
+    def forward(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
+        return coarse
 
 
 def test_a_network_that_weighs_by_the_whole_field_has_no_halo() -> None:
-    made = planned(small("residual", context=True))
+    made = awake(small("residual", context=True))
     assert made.halo is None
     coarse, _ = touched(made, (0, 0), (30, 30))
     assert coarse == [(0, 29), (0, 29)]
@@ -215,42 +267,10 @@ def test_rectangular_shuffles_lay_phases_as_square_ones_do() -> None:
     assert torch.equal(Shuffle((2, 1))(field), square[..., ::2])
 
 
-# The planner against torch
-
-
-@given(
-    st.integers(1, 6), st.integers(1, 3), st.integers(1, 3), st.integers(0, 3), st.integers(14, 20), st.booleans()
-)
-@settings(max_examples=25, deadline=None)
-def test_sizes_and_reaches_are_those_of_torch(
-    kernel: int, stride: int, dilation: int, padding: int, cells: int, up: bool
-) -> None:
-    torch.manual_seed(0)
-    layer: nn.Module
-    if up:
-        extra = stride - 1
-        layer = nn.ConvTranspose2d(1, 1, (kernel, 1), (stride, 1), (min(padding, kernel - 1), 0), (extra, 0))
-    else:
-        layer = nn.Conv2d(1, 1, (kernel, 1), (stride, 1), (padding, 0), (dilation, 1))
-    nn.init.uniform_(layer.weight, 0.5, 1.0)
-    known = plan(layer, 0)
-    field = torch.rand(1, 1, cells, 1, requires_grad=True)
-    out = layer(field)
-    for i in range(out.shape[-2]):
-        (grad,) = torch.autograd.grad(out[0, 0, i, 0], field, retain_graph=True)
-        moved = grad.flatten().nonzero().flatten()
-        low, high = known(i, i)
-        inside = [c for c in range(low, high + 1) if 0 <= c < cells and (up or (c - low) % dilation == 0)]
-        assert moved.tolist() == inside
-
-
-def test_planner_words() -> None:
+def test_factors_are_split_into_primes() -> None:
     assert [prime_factors(n) for n in (1, 2, 10, 12)] == [(), (2,), (5, 2), (3, 2, 2)]
     assert stage_factors((1, 1)) == ((1, 1),)
     assert stage_factors((6, 8)) == ((3, 2), (2, 2), (1, 2))
-    assert reach(in_parallel(in_sequence(), window_reach(5, padding=2)), 1) == 2
-    with pytest.raises(ShapeError, match="expected a layer whose reach is known, received GroupNorm"):
-        plan(nn.GroupNorm(1, 1), 0)
 
 
 # Building

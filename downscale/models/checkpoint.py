@@ -20,7 +20,7 @@ from downscale.io.paths import regular_file
 from downscale.nn.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from downscale.nn.learned import Learned
 
@@ -97,8 +97,10 @@ def save(path: str | Path, learned: Learned, record: Record | None = None, half:
     return target
 
 
-def load(path: str | Path) -> tuple[Learned, Record]:
+def load(path: str | Path, network: nn.Module | None = None) -> tuple[Learned, Record]:
     """Return a model for inference, and its record; loading runs no code from the file.
+
+    ``network`` is the module of a model with a network of your own.
 
     Raises
     ------
@@ -110,7 +112,7 @@ def load(path: str | Path) -> tuple[Learned, Record]:
 
     spec, record = load_record(path)
     try:
-        learned = Learned(spec)
+        learned = Learned(spec, network)
     except DownscaleError as error:
         raise InputError(f"{path}: {error}") from None
     state = read_tensors(path, WHAT)

@@ -16,7 +16,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from downscale.errors import ShapeError
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
-from downscale.nn.reach import in_sequence, transposed_reach, window_reach
 
 # Cells per side of the first map, which the latent vector fills.
 START = 4
@@ -174,12 +173,9 @@ def projection_field(size: int) -> list[Projection]:
     >>> [(stage.reach, stage.size, stage.coherent) for stage in projection_field(32)]
     [(8, 8, True), (22, 16, True), (50, 32, True)]
     """
-    projections = []
+    projections, reach = [], 1
     for stage in range(1, depth_of(size) + 1):
-        layers = in_sequence(
-            *(transposed_reach(4, 2, 1), window_reach(3, padding=1), window_reach(3, padding=1)) * stage
-        )
-        middle, cells = 2**stage * 64, START * 2**stage
-        intervals = (layers(fine, fine) for fine in range(2 * middle))
-        projections.append(Projection(stage, sum(first <= 64 <= last for first, last in intervals), cells))
+        # The kernel of four cells at every second one, and two windows of three.
+        reach = 2 * reach + 2 + 4
+        projections.append(Projection(stage, reach, START * 2**stage))
     return projections

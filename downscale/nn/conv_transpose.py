@@ -44,7 +44,6 @@ from downscale.kernels.simplices import project_nonnegative, simplex_groups
 from downscale.kernels.sobolev import axis_weights
 from downscale.nn.edges import default_edge, edge_names
 from downscale.nn.gather import AxisGeometry, gather, pair, tap_range
-from downscale.nn.reach import Layer, transposed_reach
 
 
 class KernelPlan(NamedTuple):
@@ -426,10 +425,6 @@ class ConservativeConvTranspose2d(nn.Module):
             return torch.ones(pairs, dtype=torch.float64)
         return (2.0 * torch.rand(pairs, dtype=torch.float64) - 1.0) * sqrt(3.0 / inputs)
 
-    def plan(self, axis: int) -> Layer:
-        """Return the reach along an axis."""
-        return transposed_reach(self.kernel_size[axis], self.stride[axis], self.padding[axis])
-
     def forward(self, coarse: Tensor) -> Tensor:
         """Return ``coarse`` of shape (batch, in, lat, lon) or (in, lat, lon), refined to (..., out, lat * s, lon * s).
 
@@ -520,10 +515,6 @@ class FixedConvTranspose2d(nn.Module):
     def forward(self, coarse: Tensor) -> Tensor:
         """Return the refined field, bit for bit as the layer does."""
         return gather(coarse, self.weight, self.bias, self.axes, self.groups)
-
-    def plan(self, axis: int) -> Layer:
-        """Return the reach along an axis."""
-        return transposed_reach(self.axes[axis].kernel_size, self.axes[axis].stride, self.axes[axis].padding)
 
 
 def baked(module: Module) -> Module:

@@ -1,4 +1,4 @@
-"""Building blocks of networks, with their reach along an axis.
+"""Building blocks of networks.
 
 Convolutions pad with zeros; mask channels, which are zero beyond the domain, mark its edge.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from math import gcd
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +15,6 @@ from torch.nn import functional as F
 
 from downscale.errors import OptionError, ShapeError, listing
 from downscale.kernels.coverage import CoverageWarning
-from downscale.nn.reach import (
-    Layer,
-    in_parallel,
-    in_sequence,
-    shuffle_reach,
-    transposed_reach,
-    unshuffle_reach,
-    window_reach,
-)
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
@@ -120,10 +110,6 @@ class ResidualBlock(nn.Module):
         """Return the field plus the output of the inner layers."""
         return x + self.inner(x)
 
-    def plan(self, axis: int) -> Layer:
-        """Return the reach along an axis."""
-        return in_parallel(in_sequence(), plan(self.inner, axis))
-
 
 class Shuffle(nn.Module):
     """Rearrangement of channels to ``factor`` cells, (B, C * fy * fx, ny, nx) -> (B, C, ny * fy, nx * fx).
@@ -146,10 +132,6 @@ class Shuffle(nn.Module):
         table = x.unflatten(1, (-1, rows, columns))
         return table.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)
 
-    def plan(self, axis: int) -> Layer:
-        """Return the reach along an axis."""
-        return shuffle_reach(self.factor[axis])
-
 
 class Unshuffle(nn.Module):
     """Inverse of `Shuffle`: ``factor`` cells to channels, (B, C, ny * fy, nx * fx) -> (B, C * fy * fx, ny, nx)."""
@@ -165,10 +147,6 @@ class Unshuffle(nn.Module):
             return nn.functional.pixel_unshuffle(x, rows)
         table = x.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))
         return table.permute(0, 1, 3, 5, 2, 4).flatten(1, 3)
-
-    def plan(self, axis: int) -> Layer:
-        """Return the reach along an axis."""
-        return unshuffle_reach(self.factor[axis])
 
 
 class Context(nn.Module):
@@ -221,10 +199,6 @@ class BlurPool(nn.Module):
         channels = x.shape[1]
         kernel = self.kernel.expand(channels, 1, -1, -1)
         return F.conv2d(x, kernel, stride=2, padding=len(TAPS) // 2 - 1, groups=channels)
-
-    def plan(self, axis: int) -> Layer:
-        """Return the reach along an axis."""
-        return window_reach(len(TAPS), stride=2, padding=len(TAPS) // 2 - 1)
 
 
 HALVINGS: dict[str, Callable[[int, int], nn.Module]] = {
@@ -363,11 +337,6 @@ class WindowedAttention(SelfAttention):
     ----------
     Ramachandran et al. (2019), Stand-alone self-attention in vision models, NeurIPS; Hassani, Walton, Li, Li and Shi
     (2023), Neighborhood attention transformer, CVPR.
-
-    Examples
-    --------
-    >>> WindowedAttention(8, 5).plan(0)(10, 10)
-    (8, 12)
     """
 
     def __init__(self, width: int, window: int = 7, heads: int | None = None) -> None:
@@ -377,8 +346,8 @@ class WindowedAttention(SelfAttention):
         self.window = window
         self.bias = nn.Parameter(torch.zeros(self.heads, window * window))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the field plus the attention."""
+    def forward(self, x: Tensor, core: tuple[slice, slice] | None = None) -> Tensor:
+        """Return the field plus the attention, whatever the core."""
         query, key, value = self._split(x)
         batch, width, rows, columns = x.shape
         depth = width // self.heads
@@ -390,10 +359,6 @@ class WindowedAttention(SelfAttention):
         scores = (queries * keys).sum(2) * depth**-0.5 + self.bias[None, :, :, None]
         attended = (values * scores.softmax(2).unsqueeze(2)).sum(3)
         return x + self.outer(attended.reshape(batch, width, rows, columns))
-
-    def plan(self, axis: int) -> Layer:
-        """Return the reach along an axis."""
-        return window_reach(self.window, padding=self.window // 2)
 
 
 class GlobalAttention(SelfAttention):
@@ -432,28 +397,3 @@ def attention(name: str, width: int, window: int) -> nn.Module | None:
     if name == "none":
         return None
     return WindowedAttention(width, window) if name == "windowed" else GlobalAttention(width)
-
-
-def plan(module: nn.Module, axis: int) -> Layer:
-    """Return the reach of a module along an axis (0 rows, 1 columns), from its sizes or its own ``plan``.
-
-    Examples
-    --------
-    >>> plan(nn.Sequential(convolution(1, 8), nn.ReLU(), convolution(8, 1, 5)), 0)(10, 10)
-    (7, 13)
-    """
-    if isinstance(module, nn.Sequential):
-        return in_sequence(*(plan(layer, axis) for layer in module))
-    if isinstance(module, nn.Conv2d):
-        pads = module.padding
-        assert not isinstance(pads, str)
-        return window_reach(module.kernel_size[axis], module.stride[axis], module.dilation[axis], int(pads[axis]))
-    if isinstance(module, nn.ConvTranspose2d):
-        return transposed_reach(*(int(pair[axis]) for pair in (module.kernel_size, module.stride, module.padding)))
-    if isinstance(module, tuple(type(make()) for make in ACTIVATIONS.values())):
-        return in_sequence()
-    if hasattr(module, "plan"):
-        custom: Any = module
-        layer: Layer = custom.plan(axis)
-        return layer
-    raise ShapeError(f"expected a layer whose reach is known, received {type(module).__name__}; give it a plan(axis)")

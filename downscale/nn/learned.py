@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.overrides import TorchFunctionMode
 
 from downscale.errors import InputError, OptionError, ShapeError, listing
 from downscale.fields.aggregate import Aggregation
@@ -31,8 +30,8 @@ from downscale.grid.latlon import RectilinearGrid
 from downscale.nn.channels import LOCAL_RADIUS, WIDE_RADIUS, Channels, Codec, channels, detail_of
 from downscale.nn.conv_transpose import baked
 from downscale.nn.edges import Frame
-from downscale.nn.networks import Network, build
-from downscale.nn.reach import Radii, Windows, axis_halo, learned_halo
+from downscale.nn.networks import ModuleNetwork, Network, build
+from downscale.nn.reach import Radii, axis_halo, open_halo
 from downscale.nn.separable import BothParts, Grid, Separable, counts_of, operator
 from downscale.nn.spec import Bounds, Event, ModelSpec
 from downscale.typing import Place
@@ -62,6 +61,8 @@ class Learned(nn.Module):
     ----------
     spec : ModelSpec
         All of the model except its weights.
+    network : Module, optional
+        A network instead of that of the specification; see :class:`~downscale.nn.networks.ModuleNetwork`.
 
     Attributes
     ----------
@@ -90,10 +91,14 @@ class Learned(nn.Module):
     True
     """
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, network: nn.Module | None = None) -> None:
         super().__init__()
         self.spec = spec
-        self.network = build(spec)
+        if network is None:
+            network = build(spec)
+        elif not isinstance(network, Network):
+            network = ModuleNetwork(network, (spec.coarse_channels, spec.fine_channels), spec.factor)
+        self.network = network
         if spec.event is not None:
             # Least probability for the flag, chosen on the validation split.
             self.register_buffer("decision", torch.tensor(0.5))
@@ -120,7 +125,10 @@ class Learned(nn.Module):
     @property
     def halo(self) -> tuple[int, int] | None:
         """Distance of coarse rows and columns that affect a fine cell on any grid; None for the whole field."""
-        return learned_halo(self.network, self.radii, self.spec.taps)
+        if self.network.whole or self.network.spans is None:
+            return None
+        rows, columns = (open_halo(spans, self.radii, self.spec.taps) for spans in self.network.spans)
+        return rows, columns
 
     @property
     def radii(self) -> Radii:
@@ -315,7 +323,7 @@ def _imposed(name: str, z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor |
 REORDERED = 2
 
 
-class Live(TorchDispatchMode):
+class LiveBytes(TorchFunctionMode):
     """Count of the bytes of all live tensors, and its maximum (``peak``)."""
 
     def __init__(self) -> None:
@@ -323,12 +331,12 @@ class Live(TorchDispatchMode):
         self.now = self.peak = 0
         self._seen: dict[int, weakref.ref[Any]] = {}
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run an operation and count its results; views need no memory of their own."""
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
+        for tensor in result if isinstance(result, (list, tuple)) else (result,):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())
         return result
@@ -347,35 +355,27 @@ class Live(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
 
-def shapes_only(network: nn.Module) -> nn.Module:
-    """Return a network with shapes but without values."""
-    return copy.deepcopy(network)._apply(lambda weight: torch.empty_like(weight, device="meta"))
-
-
-def feature_bytes(network: Network, coarse: int, fine: int, maps: int, shape: tuple[int, int]) -> int:
+def feature_bytes(network: Network, maps: int, shape: tuple[int, int]) -> int:
     """Return the peak bytes of a network, without its weights, for ``maps`` maps of ``shape`` coarse cells with halo.
-
-    ``coarse`` and ``fine`` are numbers of channels; the network may have weights or come from :func:`shapes_only`.
 
     Examples
     --------
     >>> from downscale.nn.networks import ResidualNetwork
-    >>> small, wide = (shapes_only(ResidualNetwork(2, 1, 1, (2, 2), width=w, depth=1)) for w in (8, 16))
-    >>> feature_bytes(small, 2, 1, 1, (20, 20)) < feature_bytes(wide, 2, 1, 1, (20, 20))
+    >>> small, wide = (ResidualNetwork(2, 1, 1, (2, 2), width=w, depth=1) for w in (8, 16))
+    >>> feature_bytes(small, 1, (20, 20)) < feature_bytes(wide, 1, (20, 20))
     True
     """
-    meta = shapes_only(network) if any(weight.device.type != "meta" for weight in network.parameters()) else network
+    meta = copy.deepcopy(network)._apply(lambda weight: torch.empty_like(weight, device="meta"))
     # Alignment of the levels to the world may need one more cell of the coarsest level.
     step = network.multiple_of
     rows, columns = (n if step == 1 else (-(-n // step) + 1) * step for n in shape)
     dtype = next(network.parameters()).dtype
-    counter = Live()
-    with torch.no_grad(), counter:
-        x = torch.empty(maps, coarse, rows, columns, dtype=dtype, device="meta")
+    with torch.no_grad(), LiveBytes() as live:
+        coarse = torch.empty(maps, network.channels[0], rows, columns, dtype=dtype, device="meta")
         fine_shape = rows * network.factor[0], columns * network.factor[1]
-        fine_field = torch.empty(maps, fine, *fine_shape, dtype=dtype, device="meta")
-        meta(x, fine_field, (slice(0, rows), slice(0, columns)))
-    return REORDERED * counter.peak
+        fine = torch.empty(maps, network.channels[1], *fine_shape, dtype=dtype, device="meta")
+        meta(coarse, fine, (slice(0, rows), slice(0, columns)))
+    return REORDERED * live.peak
 
 
 # Fine values per batch, on a CPU and on other devices: features need some hundred times the bytes.
@@ -404,6 +404,8 @@ class Bound:
     multiple_of = 1
 
     def __init__(self, learned: Learned, kernel: Separable, cells: Aggregation, variable: int) -> None:
+        # The copy contains the measured reach.
+        learned.network.whole  # noqa: B018
         self.learned, self.kernel, self.cells, self.variable = baked(learned), kernel, cells, variable
         self.spec: ModelSpec = learned.spec
         self.factor, self.laws = self.spec.factor, self.spec.laws
@@ -473,9 +475,7 @@ class Bound:
     def working_bytes(self, maps: int, shape: tuple[int, int]) -> int:
         """Return the bytes of features that a CPU needs for calls of ``maps`` maps with ``shape`` coarse cells."""
         values = max(shape[0] * self.factor[0] * shape[1] * self.factor[1], 1)
-        network, spec = shapes_only(self.learned.network), self.spec
-        at_once = min(maps, max(MOST_VALUES // values, 1))
-        return feature_bytes(network, spec.coarse_channels, spec.fine_channels, at_once, shape)  # type: ignore[arg-type]
+        return feature_bytes(self.learned.network, min(maps, max(MOST_VALUES // values, 1)), shape)
 
     def _refined(
         self, learned: Learned, given: Tensor, place: Place, cells: Aggregation, statics: Tensor | None
@@ -547,13 +547,13 @@ class Bound:
             return self._elsewhere[given.device]
 
     def _halo(self) -> tuple[int, int] | None:
-        network, kernel = self.learned.network, self.kernel
-        if network.whole:
+        network, kernel, grid = self.learned.network, self.kernel, self.kernel.grid
+        if network.whole or network.spans is None:
             return None
-        axes = zip((0, 1), kernel.axes, self.factor, kernel.reach, (kernel.grid.y, kernel.grid.x), strict=True)
+        axes = zip(network.spans, kernel.axes, self.factor, kernel.reach, (grid.y, grid.x), strict=True)
         y, x = (
-            axis_halo(network, self.learned.radii, Windows.of(weights, count, fill, bool(cells.periodic)), axis, fill)
-            for axis, weights, count, fill, cells in axes
+            axis_halo(spans, self.learned.radii, axis.start.reshape(-1, count), axis.taps, fill, bool(cells.periodic))
+            for spans, axis, count, fill, cells in axes
         )
         return y, x
 

@@ -1,9 +1,10 @@
-"""Networks of learned models: detail from normalised coarse and fine channels, with exact reach."""
+"""Networks of learned models: detail from normalised coarse and fine channels, with measured reach."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -13,19 +14,16 @@ from downscale.errors import DownscaleError, OptionError, listing
 from downscale.nn.edges import Frame
 from downscale.nn.layers import (
     Context,
-    GlobalAttention,
     ResidualBlock,
     Shuffle,
     Unshuffle,
-    WindowedAttention,
     convolution,
     halving,
-    plan,
     zero_init,
 )
 from downscale.nn.layers import activation as activate
 from downscale.nn.layers import attention as attend
-from downscale.nn.reach import Interval, Layer, in_parallel, in_sequence, reach
+from downscale.nn.reach import Spans, measure_spans
 from downscale.nn.spec import ModelSpec
 from downscale.nn.upsampling import Upsampling
 
@@ -55,18 +53,18 @@ class Network(nn.Module):
     ----------
     multiple_of : int
         Coarse cells per cell of the coarsest level. Any size is valid: fields are padded with zeros and cropped.
-    whole : bool
-        Whether a fine cell depends on the whole field.
+    sees_all : bool
+        Whether a layer depends on the whole field.
     """
 
     multiple_of = 1
-    whole = False
+    sees_all = False
     # Options that may be zero, which removes the layer.
     may_be_zero: ClassVar[frozenset[str]] = frozenset({"depth", "levels"})
 
-    def __init__(self, factor: tuple[int, int]) -> None:
+    def __init__(self, channels: tuple[int, int], factor: tuple[int, int]) -> None:
         super().__init__()
-        self.factor = factor
+        self.channels, self.factor = channels, factor
 
     def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
         """Return detail (B, outputs, ny * fy, nx * fx) from (B, C_c, ny, nx) and (B, C_f, ny * fy, nx * fx).
@@ -75,29 +73,66 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
-    def paths(self, axis: int) -> tuple[Layer, Layer]:
-        """Return the reach from fine cells to coarse channels and to fine ones along an axis (0 rows, 1 columns)."""
-        raise NotImplementedError
+    @cached_property
+    def spans(self) -> tuple[Spans, Spans] | None:
+        """Measured reach of rows and columns, without layers that depend on the whole field; None if it is infinite."""
+        return self._measured(self.multiple_of)
 
-    def needs(self, axis: int, first: int, last: int) -> tuple[Interval, Interval]:
-        """Return the coarse cells whose coarse channels, and whose fine channels, affect fine cells along an axis."""
-        coarse, fine = self.paths(axis)
-        low, high = fine(first, last)
-        return coarse(first, last), (low // self.factor[axis], high // self.factor[axis])
+    def _measured(self, period: int, width: int = 1) -> tuple[Spans, Spans] | None:
+        rows, columns = (
+            measure_spans(self, self.channels, self.factor, axis, period, width * self.multiple_of) for axis in (0, 1)
+        )
+        return None if rows is None or columns is None else (rows, columns)
+
+    @property
+    def whole(self) -> bool:
+        """Whether a fine cell depends on the whole field."""
+        return self.sees_all or self.spans is None
 
     def reach(self, axis: int) -> int:
         """Return the largest distance in coarse cells along an axis that affects a fine cell, without global layers."""
-
-        def needs(first: int, last: int) -> Interval:
-            coarse, fine = self.needs(axis, first, last)
-            return min(coarse[0], fine[0]), max(coarse[1], fine[1])
-
-        return reach(needs, self.factor[axis], self.multiple_of)
+        return 0 if self.spans is None else int(abs(self.spans[axis]).max())
 
     @property
     def halo(self) -> int | None:
-        """Largest distance of coarse cells whose channels affect a fine cell, tight; None for the whole field."""
+        """Largest distance of coarse cells whose channels affect a fine cell; None for the whole field."""
         return None if self.whole else max(self.reach(0), self.reach(1))
+
+
+class ModuleNetwork(Network):
+    """A module of any kind as a network; its reach is measured.
+
+    The module is called with coarse channels (B, C_c, ny, nx) and fine ones (B, C_f, ny * fy, nx * fx), and returns
+    detail (B, outputs, ny * fy, nx * fx). It must not replace NaN, nor depend on positions in the field. A module with
+    layers below coarse resolution has an attribute ``multiple_of``: the coarse cells per cell of its coarsest level.
+
+    Raises
+    ------
+    OptionError
+        If ``multiple_of`` is needed and not there; raised when the reach is first used.
+    """
+
+    def __init__(self, module: nn.Module, channels: tuple[int, int], factor: tuple[int, int]) -> None:
+        super().__init__(channels, factor)
+        self.module = module
+        self.multiple_of = int(getattr(module, "multiple_of", 1))
+
+    def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
+        """Return the fine field of the module."""
+        return self.module(coarse, fine)
+
+    @cached_property
+    def spans(self) -> tuple[Spans, Spans] | None:
+        """Measured reach of rows and columns; None if it is infinite."""
+        # Two periods, which are equal if this is the period; wide enough for reflecting edges.
+        spans, period = self._measured(2 * self.multiple_of, width=8), self.multiple_of
+        for axis in spans or ():
+            if (axis[:, :period] != axis[:, period:]).any():
+                raise OptionError(
+                    f"expected a network of the same reach at all multiples of {period} coarse cells, received another "
+                    "one; set its attribute multiple_of to the coarse cells per cell of its coarsest level"
+                )
+        return spans and (spans[0][:, :period], spans[1][:, :period])
 
 
 def activated(channels: int, out_channels: int, act: str) -> nn.Sequential:
@@ -160,10 +195,10 @@ class ResidualNetwork(Network):
         attention: str = "none",
         window: int = 7,
     ) -> None:
-        super().__init__(factor)
+        super().__init__((coarse_channels, fine_channels), factor)
         if not fine_width and not see_fine:
             raise OptionError("expected fine_width above zero without see_fine, received 0: nothing sees fine fields")
-        self.whole = context or attention == "global"
+        self.sees_all = context or attention == "global"
         self.unshuffle = Unshuffle(factor) if see_fine else None
         input_channels = coarse_channels + (fine_channels * factor[0] * factor[1] if see_fine else 0)
         self.head = convolution(input_channels, width, head_kernel)
@@ -183,30 +218,12 @@ class ResidualNetwork(Network):
         """Return the fine field."""
         inputs = coarse if self.unshuffle is None else torch.cat([coarse, self.unshuffle(fine)], dim=1)
         features = self.trunk(self.head(inputs))
-        if isinstance(self.attention, GlobalAttention):
-            features = self.attention(features, core)
-        elif self.attention is not None:
-            features = self.attention(features)
-        if self.context is not None:
-            features = self.context(features, core)
+        for layer in (self.attention, self.context):
+            if layer is not None:
+                features = layer(features, core)
         if self.up is None:
             return self.last(features)
         return self.last(self.join(torch.cat([self.up(features), fine], dim=1)))
-
-    def paths(self, axis: int) -> tuple[Layer, Layer]:
-        """Return the reach to coarse and to fine channels along an axis."""
-        down, last = in_sequence(plan(self.head, axis), plan(self.trunk, axis)), plan(self.last, axis)
-        if isinstance(self.attention, WindowedAttention):
-            down = in_sequence(down, self.attention.plan(axis))
-        routes: list[Layer] = []
-        if self.up is None:
-            down = in_sequence(down, last)
-        else:
-            routes = [in_sequence(plan(self.join, axis), last)]
-            down = in_sequence(down, plan(self.up, axis), *routes)
-        if self.unshuffle is not None:
-            routes.append(in_sequence(plan(self.unshuffle, axis), down))
-        return down, in_parallel(*routes)
 
 
 def _joined(width: int, fine_channels: int, depth: int, act: str) -> nn.Sequential:
@@ -252,7 +269,7 @@ class UNet(Network):
         activation: str = "silu",
         pooling: str = "strided",
     ) -> None:
-        super().__init__(factor)
+        super().__init__((coarse_channels, fine_channels), factor)
         self.multiple_of = 2**levels
         widths = [width * 2**level for level in range(levels + 1)]
         self.fine_head = activated(fine_channels, fine_width, activation)
@@ -279,23 +296,6 @@ class UNet(Network):
             features = self.up[i](features, skips[i])
         joined = self.join(torch.cat([self.refine(features), skip], dim=1))
         return frame.crop(self.last(joined), self.factor)
-
-    def paths(self, axis: int) -> tuple[Layer, Layer]:
-        """Return the reach to coarse and to fine channels along an axis."""
-        top = in_sequence(plan(self.join, axis), plan(self.last, axis))
-        coarse = in_sequence(plan(self.head, axis), self._below(0, axis), plan(self.refine, axis), top)
-        fine_head = plan(self.fine_head, axis)
-        return coarse, in_parallel(in_sequence(fine_head, top), in_sequence(fine_head, plan(self.gather, axis), coarse))
-
-    def _below(self, level: int, axis: int) -> Layer:
-        """Return the reach of the path from a level down to the bottom and back."""
-        if level == len(self.down):
-            return plan(self.bottom, axis)
-        down, up = self.down[level], self.up[level]
-        assert isinstance(down, _Down)
-        assert isinstance(up, _Up)
-        path = in_sequence(plan(down.halve, axis), self._below(level + 1, axis), plan(up.finer, axis))
-        return in_sequence(plan(down.blocks, axis), in_parallel(in_sequence(), path), plan(up.join, axis))
 
 
 class _Down(nn.Module):
@@ -361,7 +361,7 @@ class Autoencoder(Network):
         activation: str = "silu",
         pooling: str = "strided",
     ) -> None:
-        super().__init__(factor)
+        super().__init__((coarse_channels, fine_channels), factor)
         self.multiple_of = 2**levels
         self.gather = Unshuffle(factor)
         inputs = coarse_channels + fine_channels * factor[0] * factor[1]
@@ -381,11 +381,6 @@ class Autoencoder(Network):
         frame = Frame.of((coarse.shape[-2], coarse.shape[-1]), self.multiple_of)
         inputs = torch.cat([frame.pad(coarse), self.gather(frame.pad(fine, self.factor))], dim=1)
         return frame.crop(self.decoder(self.encoder(inputs)), self.factor)
-
-    def paths(self, axis: int) -> tuple[Layer, Layer]:
-        """Return the reach to coarse and to fine channels along an axis."""
-        coarse = in_sequence(plan(self.encoder, axis), plan(self.decoder, axis))
-        return coarse, in_parallel(in_sequence(plan(self.gather, axis), coarse))
 
 
 class SuperResolutionCNN(Network):
@@ -425,7 +420,7 @@ class SuperResolutionCNN(Network):
         steps: str = "prime",
         activation: str = "relu",
     ) -> None:
-        super().__init__(factor)
+        super().__init__((coarse_channels, fine_channels), factor)
         self.head = activated(coarse_channels, width, activation)
         self.up = Upsampling(upsampling, width, width, factor, activation, steps)
         self.fine_head = activated(fine_channels, fine_width, activation) if fine_width else None
@@ -440,13 +435,6 @@ class SuperResolutionCNN(Network):
             features = torch.cat([features, self.fine_head(fine)], dim=1)
         return self.last(self.blocks(self.join(features)))
 
-    def paths(self, axis: int) -> tuple[Layer, Layer]:
-        """Return the reach to coarse and to fine channels along an axis."""
-        top = in_sequence(plan(self.join, axis), plan(self.blocks, axis), plan(self.last, axis))
-        coarse = in_sequence(plan(self.head, axis), plan(self.up, axis), top)
-        # The output adds to the proposal of the cell itself, even if the network does not use the proposal.
-        return coarse, in_sequence() if self.fine_head is None else in_sequence(plan(self.fine_head, axis), top)
-
 
 class RectifiedBlock(nn.Module):
     """Convolution, activation, convolution, addition of the input, and activation, (B, width, ny, nx)."""
@@ -459,10 +447,6 @@ class RectifiedBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated sum of the input and the inner layers."""
         return self.after(x + self.inner(x))
-
-    def plan(self, axis: int) -> Layer:
-        """Return the reach along an axis."""
-        return in_parallel(in_sequence(), plan(self.inner, axis))
 
 
 NETWORKS: dict[str, type[Network]] = {

@@ -171,9 +171,7 @@ METHODS: dict[str, Callable[..., Separable]] = {
 }
 
 
-def operator(
-    method: str, grid: Grid, factor: Factor | BothParts, taps: int = 7, order: float = 1.25
-) -> Separable:
+def operator(method: str, grid: Grid, factor: Factor | BothParts, taps: int = 7, order: float = 1.25) -> Separable:
     """Return the training-free operator with this name, for a factor or for the parts of rows and columns.
 
     Raises

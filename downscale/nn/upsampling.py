@@ -1,6 +1,6 @@
 """Upsampling stages for feature maps, by any integer factor, and smoothing of trained ones.
 
-Each stage maps (B, channels, ny, nx) to (B, out_channels, ny * fy, nx * fx) and provides its reach. Factors are split
+Each stage maps (B, channels, ny, nx) to (B, out_channels, ny * fy, nx * fx). Factors are split
 into primes, with one stage each, so that kernels stay small: 10 becomes 5 and 2.
 """
 
@@ -23,8 +23,7 @@ from downscale.kernels.laws import Law
 from downscale.kernels.smooth import roughness, smooth
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
 from downscale.nn.gather import AxisGeometry, gather
-from downscale.nn.layers import DilatedConv2d, Shuffle, activation, convolution, plan
-from downscale.nn.reach import Layer, in_sequence, linear_reach, transposed_reach
+from downscale.nn.layers import DilatedConv2d, Shuffle, activation, convolution
 
 Factor = tuple[int, int]
 
@@ -88,10 +87,6 @@ class ConsistentShuffle(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return all phases, interleaved."""
         return self.shuffle(self.filters(x))
-
-    def plan(self, axis: int) -> Layer:
-        """Return the reach along an axis."""
-        return in_sequence(plan(self.filters, axis), self.shuffle.plan(axis))
 
 
 def start_alike(filters: nn.Conv2d, phases: int) -> None:
@@ -184,10 +179,6 @@ class Resize(nn.Module):
         size = [cells * count for cells, count in zip(x.shape[-2:], self.factor, strict=True)]
         return nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
-    def plan(self, axis: int) -> Layer:
-        """Return the reach along an axis."""
-        return linear_reach(self.factor[axis])
-
 
 class SobolevResize(nn.Module):
     """Fixed Sobolev kernel on the features, which has the smallest images of waves among the kernels here.
@@ -211,11 +202,6 @@ class SobolevResize(nn.Module):
         """Return each channel, refined."""
         weight = self.weight.type(x.dtype).expand(x.shape[1], 1, -1, -1)
         return gather(x, weight, None, self.axes, x.shape[1])
-
-    def plan(self, axis: int) -> Layer:
-        """Return the reach along an axis."""
-        geometry = self.axes[axis]
-        return transposed_reach(geometry.kernel_size, geometry.stride, geometry.padding)
 
 
 def sobolev(channels: int, out_channels: int, factor: Factor) -> nn.Module:
@@ -318,10 +304,6 @@ class Upsampling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the features, refined stage by stage."""
         return self.layers(x)
-
-    def plan(self, axis: int) -> Layer:
-        """Return the reach along an axis."""
-        return in_sequence(plan(self.layers, axis))
 
 
 Pair = tuple[int, int]
