@@ -39,8 +39,20 @@ def compiled(function: Callable[..., Any], fused: bool = True) -> Any:
     Products and sums may be fused; nothing else is reordered, so that every cell gets the same bits at any position.
     Without ``fused`` the bits are also the same on every kind of processor.
     """
-    fastmath = {"contract"} if fused else False
-    return numba.njit(nogil=True, fastmath=fastmath, error_model="numpy", cache=_is_cacheable())(function)
+    return _njit(fused, cache=_is_cacheable())(function)
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """Compile a function that only compiled functions of its own file call; these store it with their own code.
+
+    Functions with the same name and types, such as closures, would share a file of the cache, in which processes that
+    start together can exchange them.
+    """
+    return _njit(True)(function)
+
+
+def _njit(fused: bool, **options: Any) -> Any:
+    return numba.njit(nogil=True, fastmath={"contract"} if fused else False, error_model="numpy", **options)
 
 
 @cache

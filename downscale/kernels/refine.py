@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from downscale.kernels.compiled import LINE, compiled, fence, store_line
+from downscale.kernels.compiled import LINE, compiled, fence, inner, store_line
 
 # Number of taps of the unrolled inner loops, and minimum number of taps; more are added one at a time.
 UNROLLED = 7
@@ -50,7 +50,7 @@ class _Strip(NamedTuple):
     columns: int
 
 
-@compiled
+@inner
 def _write_row(fine, p, out, k, row, memory):  # type: ignore[no-untyped-def]
     """Write a fine row; ``memory`` is the address of ``out``."""
     n, p, k, row = out.shape[2], U(p), U(k), U(row)
@@ -68,9 +68,9 @@ def _write_row(fine, p, out, k, row, memory):  # type: ignore[no-untyped-def]
 
 def _by_factor(build):  # type: ignore[no-untyped-def]
     """Return a function of a factor that calls loops over that factor as a literal (any other: 0), which unroll."""
-    two, four, eight, other = (compiled(build(literal)) for literal in (2, 4, 8, 0))
+    two, four, eight, other = (inner(build(literal)) for literal in (2, 4, 8, 0))
 
-    @compiled
+    @inner
     def loops(factor, *arguments):  # type: ignore[no-untyped-def]
         if factor == 4:
             four(factor, *arguments)
@@ -87,7 +87,7 @@ def _by_factor(build):  # type: ignore[no-untyped-def]
 # Fine rows from windows and weights.
 
 
-@compiled
+@inner
 def _pad_rows(coarse, k, first, last, operator, t):  # type: ignore[no-untyped-def]
     """Write the coarse rows that a band of rows needs to ``t[row, left + i]``, continued around a circle."""
     index, left, n, k = operator.index, operator.left, coarse.shape[2], U(k)
@@ -101,7 +101,7 @@ def _pad_rows(coarse, k, first, last, operator, t):  # type: ignore[no-untyped-d
             t[row, i] = t[row, left + (i - left) % n] if operator.closed else 0.0
 
 
-@compiled
+@inner
 def _seven(table, row, first):  # type: ignore[no-untyped-def]
     """Return seven numbers in a row as a tuple, which the compiler holds in registers."""
     row, first = U(row), U(first)
@@ -138,7 +138,7 @@ def _refine_columns(literal):  # type: ignore[no-untyped-def]
     return loops
 
 
-@compiled
+@inner
 def _update_rows(t, j, operator, rows, held, slots):  # type: ignore[no-untyped-def]
     """Provide the coarse rows of a window with their refined columns; ``slots`` holds their positions."""
     taps, factor = operator.index.shape[1], operator.x_weights.shape[0] // operator.starts.size
@@ -152,7 +152,7 @@ def _update_rows(t, j, operator, rows, held, slots):  # type: ignore[no-untyped-
             _refine_columns(factor, t, row, operator, run, rows, row % taps)
 
 
-@compiled
+@inner
 def _two_rows(rows, slots, weights, first, second, left, width, fine, one, two):  # type: ignore[no-untyped-def]
     """Compute two fine rows, with the weights of two rows of a table, from column ``left`` on."""
     a, b, s, one, two = _seven(weights, first, 0), _seven(weights, second, 0), _seven(slots, 0, 0), U(one), U(two)
@@ -197,7 +197,7 @@ def apply_operator(coarse, out, first, last, operator):  # type: ignore[no-untyp
 # Cell means of a strip.
 
 
-@compiled
+@inner
 def _share(cells, row, i):  # type: ignore[no-untyped-def]
     """Return the area fraction of a fine cell."""
     return cells.share[row, i] if cells.share.size else cells.y_share[row] * cells.x_share[i]
@@ -217,7 +217,7 @@ def _add_columns(literal):  # type: ignore[no-untyped-def]
     return loops
 
 
-@compiled
+@inner
 def _means(values, ahead, strip, cells, absolute, total, mean):  # type: ignore[no-untyped-def]
     """Return the mean, of magnitudes if ``absolute``, of each cell of a strip: the operator A.
 
@@ -241,7 +241,7 @@ def _means(values, ahead, strip, cells, absolute, total, mean):  # type: ignore[
     _add_columns(strip.columns, strip.n, total, mean)
 
 
-@compiled
+@inner
 def _residuals(x, strip, mean, residual):  # type: ignore[no-untyped-def]
     """Return the residual of the mean of each cell, and whether it is large for some cell."""
     k, j, much = U(strip.k), U(strip.j), 0
@@ -252,7 +252,7 @@ def _residuals(x, strip, mean, residual):  # type: ignore[no-untyped-def]
     return much > 0
 
 
-@compiled
+@inner
 def _settle_small(x, strip, cells, law, fine, residual):  # type: ignore[no-untyped-def]
     """Restore the means of cells that are small compared with their residual, for which rounding is large."""
     columns = strip.columns
@@ -278,7 +278,7 @@ def _settle_small(x, strip, cells, law, fine, residual):  # type: ignore[no-unty
 # Bounds of a strip.
 
 
-@compiled
+@inner
 def _bound(x, strip, cells, law, covered, fine, residual, scale, least, most, scratch, y, share):  # type: ignore[no-untyped-def]
     """Bring all cells of a strip within the bounds with their means, ``residual`` added; most need only a test.
 
@@ -340,7 +340,7 @@ def _reduce_columns(literal):  # type: ignore[no-untyped-def]
     return loops
 
 
-@compiled
+@inner
 def _extremes(fine, ahead, strip, least, most):  # type: ignore[no-untyped-def]
     """Return the smallest and the largest subcell of each cell of a strip, in sequence."""
     ahead = U(ahead)
@@ -355,7 +355,7 @@ def _extremes(fine, ahead, strip, least, most):  # type: ignore[no-untyped-def]
     _reduce_columns(strip.columns, strip.n, least, most)
 
 
-@compiled
+@inner
 def _solve(count, low, high, y, share, scratch):  # type: ignore[no-untyped-def]
     """Clip cells, in parallel, to the bounds with the shift that keeps each mean, by safeguarded Newton iteration.
 
@@ -405,7 +405,7 @@ def _solve(count, low, high, y, share, scratch):  # type: ignore[no-untyped-def]
     _scale_to_mean(count, low, high, y, share, scratch)
 
 
-@compiled
+@inner
 def _scale_to_mean(count, low, high, y, share, scratch):  # type: ignore[no-untyped-def]
     """Scale distances from the nearer bound: rounding of order one is large for a cell of drizzle."""
     aim, size, bound, ratio, excess = scratch[1], scratch[5], scratch[2], scratch[3], scratch[7]
@@ -442,7 +442,7 @@ def _repeat(literal):  # type: ignore[no-untyped-def]
     return loops
 
 
-@compiled
+@inner
 def _convert(fine, residual, scale, stored, strip, plain, added, scales):  # type: ignore[no-untyped-def]
     """Convert the fine rows of a strip to the type of the result: ``scale`` times a subcell, plus ``residual``."""
     kind, left, width = stored.dtype.type, U(strip.begin * strip.columns), strip.n * strip.columns
@@ -459,7 +459,7 @@ def _convert(fine, residual, scale, stored, strip, plain, added, scales):  # typ
                 stored[row, left + U(i)] = kind(scales[i] * fine[row, i] + added[i])
 
 
-@compiled
+@inner
 def relative_error(mean, value, size, smallest):  # type: ignore[no-untyped-def]
     """Return the error of a cell mean relative to the coarse value or the mean magnitude: the largest of both.
 
@@ -469,7 +469,7 @@ def relative_error(mean, value, size, smallest):  # type: ignore[no-untyped-def]
     return abs(mean - value) / max(scale, smallest) if scale > 0 else 0.0
 
 
-@compiled
+@inner
 def _count_doubtful(x, strip, cells, mean, covered, stored, tolerance):  # type: ignore[no-untyped-def]
     """Return the number of cells whose stored values differ from their mean by more than ``tolerance``, relatively."""
     count, doubts, columns = 0, 0, strip.columns
@@ -490,7 +490,7 @@ def _count_doubtful(x, strip, cells, mean, covered, stored, tolerance):  # type:
     return count
 
 
-@compiled
+@inner
 def _cover(cells, strip, covered):  # type: ignore[no-untyped-def]
     """Mark the cells of a strip with a valid subcell."""
     for i in range(strip.n):
@@ -625,7 +625,7 @@ def check_cells(  # type: ignore[no-untyped-def]
                     sums[2, k] += area[j, i] * max(abs(value), size)
 
 
-@compiled
+@inner
 def _mean_with_gaps(values, sizes, strip, cells, i):  # type: ignore[no-untyped-def]
     """Return mean and magnitude of a cell that may have gaps, whether any of it is covered, and whether it has gaps."""
     total, size, valid, whole = 0.0, 0.0, 0.0, 0.0
@@ -646,7 +646,7 @@ def _mean_with_gaps(values, sizes, strip, cells, i):  # type: ignore[no-untyped-
     return np.inf if np.isnan(total) else total / part, size / part, True, valid != whole
 
 
-@compiled
+@inner
 def _count_beyond(values, i, strip, low, high):  # type: ignore[no-untyped-def]
     """Count the values of a cell that are beyond the bounds."""
     count = 0
