@@ -37,6 +37,7 @@ from downscale.training.pairs import MapCache
 from downscale.training.progress import Progress, rate, share_done, steps_of_round
 from downscale.training.progress import ended as training_ended
 from downscale.training.schema import Training, parse_training
+from downscale.training.tasks import Downscaling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -330,6 +331,37 @@ def test_a_training_refused_late_leaves_no_folder(tmp_path: Path, folder: str | 
     with pytest.raises(DownscaleError):
         train(parse_training(content))
     assert (mine / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("per_round", [4, 20])
+def test_a_training_interrupted_in_its_last_validation_validates_when_it_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, per_round: int
+) -> None:
+    """No step is done twice, and the record is that of a training that nobody disturbed."""
+    folders, how = [tmp_path / "whole", tmp_path / "cut"], {"steps": 8, "round": per_round}
+    for folder in folders:
+        folder.mkdir()
+    whole = train(tiny_recipe(folders[0], **how))
+
+    def stop(task: Downscaling, batch: Any, number: int) -> None:
+        if task.optimizers[0].state_dict()["state"][0]["step"] == 8:
+            raise KeyboardInterrupt
+        return measure(task, batch, number)
+
+    measure = Downscaling.measure_errors
+    monkeypatch.setattr(Downscaling, "measure_errors", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_recipe(folders[1], **how))
+    assert steps_in(folders[1] / "model.training" / "state.safetensors") == 8
+    monkeypatch.undo()
+    said: list[str] = []
+    cut = train(tiny_recipe(folders[1], **how), resume=True, say=said.append)
+    assert "resumes from step 8" in said
+    one, other = (load_file(path) for path in (whole, cut))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    records = [load(path)[1].skill for path in (whole, cut)]
+    assert records[0]["by_source"] == records[1]["by_source"]
+    assert [row[::2] for row in records[0]["rounds"]] == [row[::2] for row in records[1]["rounds"]]
 
 
 def test_processor_time_does_not_pass_while_a_training_waits(tmp_path: Path) -> None:

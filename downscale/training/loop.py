@@ -87,7 +87,8 @@ class Loop:
         self._clock = CLOCKS[self.how.clock]
         self._start, self._saved = self._clock() - self.progress.seconds, time.monotonic()
         try:
-            while not ended(self.progress, self.how):
+            # The last round may have been interrupted before its validation.
+            while not ended(self.progress, self.how) or self.progress.done:
                 self._train_round()
         except BaseException as error:
             # Within a step, the last saved state remains.
@@ -98,7 +99,8 @@ class Loop:
     def _train_round(self) -> None:
         task, how, progress, row = self.task, self.how, self.progress, dict[str, Tensor]()
         with _shown(how.round) as show:
-            for batch in task.batches(progress, self.fabric):
+            batches = task.batches(progress, self.fabric)
+            for batch in () if ended(progress, how) else batches:
                 self._between_steps = False
                 for group in (group for optimizer in task.optimizers for group in optimizer.param_groups):
                     group["lr"] = group.get("relative_rate", 1.0) * rate(share_done(progress, how), how)
@@ -109,20 +111,21 @@ class Loop:
                 decay = min(how.ema, progress.step / (progress.step + task.averages_lag))
                 update_averages(task.averaged, task.model, decay)
                 self._update_clock(progress.step % AGREE_EVERY == 0)
-                self._between_steps, is_finished = progress.done < how.round, ended(progress, how)
+                self._between_steps, is_finished = True, ended(progress, how)
                 line = step_line(progress, row, how) if self._timer.due() else None
                 show(line) if show else self.say(line) if line else None
                 if is_finished:
                     break
-                if self._between_steps and time.monotonic() - self._saved >= how.save_every:
+                if progress.done < how.round and time.monotonic() - self._saved >= how.save_every:
                     self.save()
         self._end_round({name: float(value) for name, value in row.items()})
 
     def _end_round(self, row: dict[str, float]) -> None:
-        """Validate, log, and save the state."""
+        """Validate, log, and save the state; ``row`` is empty if the round resumed after its last step."""
         task, progress = self.task, self.progress
         score = task.validate(self.say)
         self._update_clock(True)
+        self._between_steps = False
         # A score ignores NaN, so weights that are NaN would score well.
         is_finite = all(bool(weight.isfinite().all()) for weight in task.averaged.parameters())
         self._require_finite({"validation error": score or 0.0, "weights": 0.0 if is_finite else float("nan")})
@@ -133,9 +136,10 @@ class Loop:
         self.say(task.round_line(progress, row, is_best))
         self._timer.restart()
         if score is not None:
-            rates = {"learning_rate": task.optimizers[0].param_groups[0]["lr"]}
+            rates = {"learning_rate": task.optimizers[0].param_groups[0]["lr"]} if row else {}
             row = {"relative_rmse": score, "seconds": progress.seconds, **rates, **row}
-        self.fabric.log_dict(row, progress.step)
+        if row:
+            self.fabric.log_dict(row, progress.step)
         for logger in self.fabric.loggers:
             logger.save()
         self.save()
