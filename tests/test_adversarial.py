@@ -149,6 +149,26 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path, los
     assert all(float(row["spread"]) > 0 for row in rows)
 
 
+@pytest.mark.parametrize("steps", [5, 10])
+def test_an_interrupted_training_resumes_with_shorter_rounds(tmp_path: Path, steps: int) -> None:
+    """The round that it was in is over then, and the training may be, too."""
+    cut = trainer(steps=10, round=8).loop(tmp_path)
+
+    def interrupt() -> bool:
+        if cut.progress.step == 5:
+            raise KeyboardInterrupt
+        return False
+
+    cut._timer.due = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        cut.run()
+    said: list[str] = []
+    trainer(steps=steps, round=3).run(tmp_path, resume=True, say=said.append)
+    assert said[:2] == ["resumes from step 5", f"step 5 of {steps}"]
+    lines = [line.partition(":")[0] for line in said[2:]]
+    assert lines == ([] if steps == 5 else ["step 8 of 10", "step 10 of 10"])
+
+
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
     some = trainer(steps=100)
     draw, draws = some.draw, count()

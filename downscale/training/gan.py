@@ -156,10 +156,13 @@ class GANTrainer:
         """Return None: the losses of adversaries are no score."""
 
     def round_line(self, progress: Progress, row: Mapping[str, float], is_best: bool) -> str:
-        """Return a progress line with the losses of the last step."""
+        """Return a progress line with the losses of the last step; ``row`` may be empty."""
+        line = f"step {progress.step} of {self.how.steps}"
+        if not row:
+            return line
         words = ", ".join(f"{name} {value:.3g}" for name, value in row.items())
         warning = "; maps are too similar: the generator collapses" if row["spread"] < COLLAPSED else ""
-        return f"step {progress.step} of {self.how.steps}: {words}{warning}"
+        return f"{line}: {words}{warning}"
 
 
 def spread_of(maps: Tensor, real: Tensor, other: Tensor | None = None) -> Tensor:

@@ -174,7 +174,9 @@ def _half_cosine(share: float) -> float:
 def steps_of_round(progress: Progress, how: Training) -> int:
     """Return the number of steps left in this round, limited by the end of the training."""
     steps_left = how.round - progress.done
-    return steps_left if how.steps is None else max(min(steps_left, how.steps - progress.step), 0)
+    if how.steps is not None:
+        steps_left = min(steps_left, how.steps - progress.step)
+    return max(steps_left, 0)
 
 
 def ended(progress: Progress, how: Training) -> bool:
