@@ -42,6 +42,10 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
     "gap": ("data.validation.gap", "a bit", "key 'data.validation.gap': expected a time such as"),
     "no-block": ("output", 3, "key 'output': expected the keys 'path', 'folder', 'overwrite', 'half', received 3"),
     "precision": ("training.precision", "16", "key 'training.precision': expected '32' or 'bf16', received '16'"),
+    **{
+        name: ("training.strategy", name, f"key 'training.strategy': expected a .*such as 'ddp', received '{name}'$")
+        for name in ("ddp_spawn", "ddp_fork", "ddp_notebook")
+    },
     "law": ("conserve", "phase", "key 'conserve': expected 'cell', received 'phase'"),
     "empty": ("data.pairs", [], "key 'data.pairs'"),
 }

@@ -255,6 +255,13 @@ class Training(Block):
     save_every: Seconds = 300.0
     logger: Literal["csv", "tensorboard"] | None = "csv"
 
+    @field_validator("strategy")
+    @classmethod
+    def _strategy(cls, value: str) -> str:
+        if any(word in value for word in ("spawn", "fork", "notebook", "xla")):
+            raise ValueError("a strategy that starts its processes as commands, such as 'ddp'")
+        return value
+
 
 class EventRule(Block):
     """A rare event of a field: ``above`` or ``below`` a value, inclusive, in the ``units`` of the field."""
