@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from downscale.errors import OptionError
@@ -23,14 +23,36 @@ if not THREADS.strip().isdigit() or int(THREADS) < 1:
         f"received {THREADS!r}; change it or unset it"
     )
 
-import numba  # noqa: E402 - after the check
-from llvmlite import ir  # noqa: E402
+from llvmlite import ir  # noqa: E402 - after the check
 from numba.core import cgutils, types  # noqa: E402
-from numba.core.errors import TypingError  # noqa: E402
+from numba.core.caching import FunctionCache  # noqa: E402
+from numba.core.errors import NumbaError, TypingError  # noqa: E402
+from numba.core.registry import CPUDispatcher  # noqa: E402
 from numba.extending import intrinsic  # noqa: E402
 
 # Bytes of a cache line.
 LINE = 64
+
+
+class Loop(CPUDispatcher):  # type: ignore[misc]
+    """A compiled loop that is compiled anew if its file is damaged, and is not stored if that fails.
+
+    The library reads its files without a check: one truncated by a full disk or a crash would break every later run.
+    """
+
+    def compile(self, sig: Any) -> Any:
+        """Return the machine code for a signature, from the cache if it holds a sound one."""
+        try:
+            return super().compile(sig)
+        except NumbaError:
+            raise
+        except Exception as error:  # damaged bytes may raise anything
+            if isinstance(error, OSError):
+                _warn(error.strerror)
+            with suppress(RuntimeError, OSError):
+                FunctionCache(self.py_func).flush()
+            # A loop that could not be stored is in memory now.
+            return super().compile(sig)
 
 
 def compiled(function: Callable[..., Any], fused: bool = True) -> Any:
@@ -39,7 +61,12 @@ def compiled(function: Callable[..., Any], fused: bool = True) -> Any:
     Products and sums may be fused; nothing else is reordered, so that every cell gets the same bits at any position.
     Without ``fused`` the bits are also the same on every kind of processor.
     """
-    return _njit(fused, cache=_is_cacheable())(function)
+    loop = _loop(function, fused)
+    try:
+        loop.enable_caching()
+    except (RuntimeError, OSError):
+        _warn("no folder can be written")
+    return loop
 
 
 def inner(function: Callable[..., Any]) -> Any:
@@ -48,30 +75,18 @@ def inner(function: Callable[..., Any]) -> Any:
     Functions with the same name and types, such as closures, would share a file of the cache, in which processes that
     start together can exchange them.
     """
-    return _njit(True)(function)
+    return _loop(function, fused=True)
 
 
-def _njit(fused: bool, **options: Any) -> Any:
-    return numba.njit(nogil=True, fastmath={"contract"} if fused else False, error_model="numpy", **options)
+def _loop(function: Callable[..., Any], fused: bool) -> Loop:
+    fastmath = {"contract"} if fused else False
+    options = {"nopython": True, "nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+    return Loop(function, targetoptions=options)
 
 
 @cache
-def _is_cacheable() -> bool:
-    """Return whether compiled loops can be stored, by storing one; otherwise each process compiles them."""
-
-    def loop(n: int) -> int:
-        return n
-
-    try:
-        folder = numba.njit("int64(int64)", cache=True)(loop).stats.cache_path
-    except (RuntimeError, OSError) as error:
-        logger.warning("compiled loops are not stored (%s); set NUMBA_CACHE_DIR to a folder with space", error)
-        return False
-    # Left by a crash of the machine; the library would fail to read them.
-    for path in Path(str(folder)).glob("*.nb[ci]"):
-        if not path.stat().st_size:
-            path.unlink(missing_ok=True)
-    return True
+def _warn(reason: str | None) -> None:
+    logger.warning("compiled loops are not stored (%s); set NUMBA_CACHE_DIR to a folder with space", reason)
 
 
 @intrinsic
