@@ -547,6 +547,12 @@ def test_the_cause_counts_not_the_line_around_it():
     assert not block_run.is_transient(ValueError("x"))
 
 
+def test_a_cycle_of_causes_ends():
+    first, second = ValueError("x"), KeyError("y")
+    first.__cause__, second.__cause__ = second, first
+    assert not block_run.is_transient(first)
+
+
 def test_it_is_given_up_in_the_end(impatient):
     count = [0]
 

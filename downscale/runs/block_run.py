@@ -391,7 +391,9 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    ids: set[int] = set()
+    while error is not None and id(error) not in ids:
+        ids.add(id(error))
         yield error
         # The context is the original error, even if it is suppressed in tracebacks.
         error = error.__cause__ or error.__context__
