@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 # Most idle memory; small arrays are left to the allocator, which caches them itself.
 IDLE_BYTES, SMALLEST = 256_000_000, 1_000_000
 
-# Re-entrant: the garbage collector may free arrays of this thread during an allocation.
+# Re-entrant: the garbage collector may free arrays of this thread, and idle memory, between any two steps here. So what
+# is idle is found by identity, and loops go over copies.
 _lock = threading.RLock()
-_idle: list[NDArray[np.uint8]] = []
+_idle: dict[int, NDArray[np.uint8]] = {}
 _used: dict[int, int] = {}
 
 
@@ -26,18 +27,19 @@ class _Memory:
     def __init__(self, size: int) -> None:
         with _lock:
             # An array holds all of its memory, so much larger pieces wait for larger arrays.
-            fitting = (i for i, idle in enumerate(_idle) if size <= idle.size <= size + size // 8)
-            index = next(fitting, None)
-            self._bytes = np.empty(size, np.uint8) if index is None else _idle.pop(index)
+            fitting = (key for key, idle in list(_idle.items()) if size <= idle.size <= size + size // 8)
+            idle = _idle.pop(next(fitting, 0), None)
+            self._bytes = np.empty(size, np.uint8) if idle is None else idle
             self.__array_interface__ = self._bytes.__array_interface__
             _used[id(self)] = self._bytes.size
 
     def __del__(self) -> None:
         with _lock:
-            del _used[id(self)]
-            _idle.append(self._bytes)
-            while sum(idle.size for idle in _idle) > min(sum(_used.values()), IDLE_BYTES):
-                del _idle[0]
+            # Nothing is in use if there was no memory.
+            if _used.pop(id(self), 0):
+                _idle[id(self._bytes)] = self._bytes
+            while idle_bytes() > min(sum(list(_used.values())), IDLE_BYTES):
+                _idle.pop(next(iter(_idle), 0), None)
 
 
 def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -57,4 +59,4 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
 def idle_bytes() -> int:
     """Return the number of idle bytes."""
     with _lock:
-        return sum(memory.size for memory in _idle)
+        return sum(memory.size for memory in list(_idle.values()))
