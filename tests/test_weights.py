@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
+import dask
 import dask.array as da
 import netCDF4
 import numpy as np
@@ -360,6 +362,15 @@ def test_lazy_in_lazy_out_and_the_same_bits(chunks):
         lazy = apply_weights(coarse.chunk(chunks), weights, na_thres=0.5)
     assert isinstance(lazy.tas.data, da.Array)
     assert same_bits(lazy.tas.compute(), apply_weights(coarse, weights, na_thres=0.5).tas)
+
+
+def test_one_task_holds_the_weights():
+    source = region()
+    weights = read_weights(dataset("sobolev", source, source.refine(2, 2)))
+    lazy = apply_weights(field_on(source, 8).chunk(time=1), weights).tas.data
+    (graph,) = dask.optimize(lazy)
+    tasks = [len(cloudpickle.dumps(task)) for task in dict(graph.__dask_graph__()).values()]
+    assert sum(size > len(cloudpickle.dumps(weights)) / 2 for size in tasks) == 1
 
 
 def test_integers_become_floats():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
@@ -205,13 +205,15 @@ def _attributes(variable: xr.DataArray, same_mapping: bool) -> dict[str, Any]:
 
 def _regridded(data: Any, weights: SparseWeights, skipna: bool, na_thres: float) -> Any:
     kind = np.dtype("f8" if data.dtype.itemsize > 4 or data.dtype in ("i4", "u4") else "f4")
-    regrid = partial(_regrid, weights=weights, skipna=skipna, na_thres=na_thres, kind=kind)
+    options: dict[str, Any] = {"skipna": skipna, "na_thres": na_thres, "kind": kind}
     if not isinstance(data, da.Array):
-        return regrid(data)
+        return _regrid(data, weights, **options)
     target = ("j", "i")[: len(weights.target_shape)]
+    # One task holds the weights; the others refer to it.
+    operator = dask.delayed(weights, pure=True, traverse=False)
     return da.apply_gufunc(
-        regrid, f"(y,x)->({','.join(target)})", data, output_dtypes=kind, allow_rechunk=True,
-        output_sizes=dict(zip(target, weights.target_shape, strict=True)),
+        _regrid, f"(y,x)->({','.join(target)})", data, output_dtypes=kind, allow_rechunk=True,
+        output_sizes=dict(zip(target, weights.target_shape, strict=True)), weights=operator, **options,
     )  # fmt: skip
 
 
