@@ -29,7 +29,10 @@ def _with_arguments_of(reference: Callable[P, T]) -> Callable[[Callable[..., T]]
     def decorate(function: Callable[..., T]) -> Callable[P, T]:
         @functools.wraps(function)
         def call(*arguments: P.args, **keywords: P.kwargs) -> T:
-            bound = signature.bind(*arguments, **keywords)
+            try:
+                bound = signature.bind(*arguments, **keywords)
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}() {error}") from None
             bound.apply_defaults()
             return function(**bound.arguments)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -367,3 +368,8 @@ def test_names_without_a_suffix_get_one(here):
     assert all(name.startswith("fine_v1.2_") and name.endswith(".nc") for name in names)
 
 
+@pytest.mark.parametrize("write", [downscale.to_netcdf, downscale.to_zarr])
+def test_an_unknown_argument_names_the_function(write):
+    expected = f"{write.__name__}() got an unexpected keyword argument 'bogus'"
+    with pytest.raises(TypeError, match=f"^{re.escape(expected)}$"):
+        write(xr.Dataset(), "out", bogus=1)
