@@ -12,6 +12,7 @@ from sample_fields import plane, rain_on, region, same_bits, world
 from strategies import factor_pairs, grids, seeds
 
 from downscale.engine import fused
+from downscale.kernels import refine
 from downscale.kernels.windows import Windows, shared_windows
 from downscale.nn.separable import METHODS, operator
 
@@ -54,3 +55,14 @@ def test_threads_change_no_bit(grid, threads, seed):
     with dask.config.set(num_workers=threads):
         shared = ds.downscale(2).pr
     assert same_bits(shared, ds.chunk().downscale(2).pr)
+
+
+def test_compiled_functions_have_names_of_their_own() -> None:
+    """Loaded from different files of the cache, functions of one name would replace each other."""
+    waiting, functions = [f for f in vars(refine).values() if hasattr(f, "py_func")], {}
+    while waiting:
+        function = waiting.pop().py_func
+        assert functions.setdefault(function.__qualname__, function) is function
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        waiting += [value for value in cells if hasattr(value, "py_func")]
+    assert len(functions) > 40

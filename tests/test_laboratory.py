@@ -147,7 +147,7 @@ def test_a_repair_is_told_and_leaves_less_of_a_checkerboard(checkpoint, tmp_path
         (["transposed:5"], "expected transposed:K,S"),
         (["transposed:5,2", "--factor", "3"], "expected no factor beside the stride"),
         (["sobolev", "--factor", "1"], "expected a factor of at least 2"),
-        (["sobolev", "--factor", "x"], "expected factor as a whole number or rows,columns"),
+        (["sobolev", "--factor", "x"], "expected --factor as a whole number or rows,columns"),
         (["nearest"], "expected one of 'conservative'"),
         (["no.nc", "--factor", "2"], "expected an existing file"),
         (["no.npy"], "expected --factor, the stride of the weights"),

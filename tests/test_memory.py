@@ -19,7 +19,7 @@ import downscale
 from downscale.cf import coordinates
 from downscale.engine.memory import MAKING_COPIES, READING, Beside
 from downscale.errors import OptionError
-from downscale.steps import horizontal
+from downscale.steps import jobs
 from downscale.steps.jobs import fit_chunks
 
 
@@ -86,10 +86,9 @@ def test_what_reading_takes_counts_where_files_are_read(tmp_path: Path) -> None:
 
 
 def test_fine_fields_make_bands_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-
     job = next(iter(downscale_jobs(field_on(plane(400, 50), 1)).values()))
     data = da.zeros((1, 400, 50), dtype="f4", chunks=-1)
-    monkeypatch.setattr(horizontal, "block_budget", lambda features, whole: 160_000 - whole)
+    monkeypatch.setattr(jobs, "block_budget", lambda features, whole: 160_000 - whole)
     free, masked, held = (
         max(fit_chunks(data, job, other).chunks[1]) for other in (Beside(), Beside(0, 40), Beside(80_000, 0))
     )

@@ -70,11 +70,7 @@ def compiled(function: Callable[..., Any], fused: bool = True) -> Any:
 
 
 def inner(function: Callable[..., Any]) -> Any:
-    """Compile a function that only compiled functions of its own file call; these store it with their own code.
-
-    Functions with the same name and types, such as closures, would share a file of the cache, in which processes that
-    start together can exchange them.
-    """
+    """Compile a function that only compiled functions of its own file call; these store it with their own code."""
     return _loop(function, fused=True)
 
 

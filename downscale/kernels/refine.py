@@ -68,9 +68,14 @@ def _write_row(fine, p, out, k, row, memory):  # type: ignore[no-untyped-def]
 
 def _by_factor(build):  # type: ignore[no-untyped-def]
     """Return a function of a factor that calls loops over that factor as a literal (any other: 0), which unroll."""
-    two, four, eight, other = (inner(build(literal)) for literal in (2, 4, 8, 0))
 
-    @inner
+    def compile_as(name, function):  # type: ignore[no-untyped-def]
+        # Functions of one name in different files of the cache replace each other when both are loaded.
+        function.__qualname__ = name
+        return inner(function)
+
+    two, four, eight, other = (compile_as(f"{build.__name__}_{literal}", build(literal)) for literal in (2, 4, 8, 0))
+
     def loops(factor, *arguments):  # type: ignore[no-untyped-def]
         if factor == 4:
             four(factor, *arguments)
@@ -81,7 +86,7 @@ def _by_factor(build):  # type: ignore[no-untyped-def]
         else:
             other(factor, *arguments)
 
-    return loops
+    return compile_as(build.__name__, loops)
 
 
 # Fine rows from windows and weights.
