@@ -65,12 +65,13 @@ def busy(call):
     burnt.append(total - sum(burnt))  # by threads that have ended
     return sum(part > 0.15 * total for part in burnt)
 
-ds = field_on(world(120, 160), 96, dtype="float32")  # the graph of Dask takes little of the time
+ds = field_on(world(120, 160), 48, dtype="float32")  # the graph of Dask takes little of the time
 for engine in ("numba", "torch"):
     for setting in eval(sys.argv[1]):
         with downscale.set_options(engine=engine), dask.config.set(setting):
-            calls = [lambda: ds.downscale(4)] + [ds.chunk(time=16).downscale(4).compute] * bool(setting)
-            ds.isel(time=[0]).downscale(4)
+            calls = [lambda: ds.downscale(4)] + [ds.chunk(time=8).downscale(4).compute] * bool(setting)
+            for warm in (ds.isel(time=[0]), ds.isel(time=[0]).chunk()):
+                warm.downscale(4).compute()
             print(*(busy(call) for call in calls))
 """
 
