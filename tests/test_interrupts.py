@@ -16,7 +16,7 @@ import pytest
 from run_process import ROOT
 
 from downscale.io.library import LIBRARY, library
-from downscale.process.interrupts import Terminated, go_on, half_made, shielded, terminable, what_came
+from downscale.process.interrupts import Terminated, go_on, half_made, shielded, terminable, terminable_call, what_came
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
 LONGEST = 5.0
@@ -42,6 +42,33 @@ def test_a_signal_is_one_exception_and_handlers_are_put_back(number):
     with pytest.raises(kind_of(number)):
         run()
     assert come == [signal.Signals(number).name]
+    assert [signal.getsignal(one) for one in SIGNALS] == before
+
+
+def test_a_call_from_another_program_leaves_its_handlers():
+    ours, before = list[int](), [signal.getsignal(one) for one in SIGNALS]
+    signal.signal(signal.SIGHUP, lambda number, frame: ours.append(number))
+    kept = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGHUP)]
+
+    def run() -> None:
+        with terminable_call(), terminable_call():
+            assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGHUP)] == kept
+            signal.raise_signal(signal.SIGHUP)
+            assert ours == [signal.SIGHUP]
+            with shielded():
+                signal.raise_signal(signal.SIGTERM)
+                ours.append(0)
+            ours.append(1)
+
+    try:
+        with pytest.raises(Terminated, match="SIGTERM"):
+            run()
+        assert ours == [signal.SIGHUP, 0]
+        with terminable() as heard, contextlib.suppress(Terminated), terminable_call():
+            signal.raise_signal(signal.SIGTERM)
+        assert heard == ["SIGTERM"]
+    finally:
+        signal.signal(signal.SIGHUP, before[SIGNALS.index(signal.SIGHUP)])
     assert [signal.getsignal(one) for one in SIGNALS] == before
 
 

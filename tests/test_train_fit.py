@@ -30,6 +30,7 @@ from training_recipes import SAMPLE, recipe_content, tiny_recipe
 import downscale
 from downscale.engine.device import has_fast_bf16
 from downscale.errors import DownscaleError, InputError, OptionError, OutputError
+from downscale.io.leases import lock_path
 from downscale.models.checkpoint import load
 from downscale.training import progress
 from downscale.training.fit import prepare, train
@@ -125,9 +126,9 @@ train(parse_training(json.load(open(sys.argv[1]))), resume=len(sys.argv) > 2, sa
 """
 
 
-def process(folder: Path, content: dict[str, Any], *more: str) -> subprocess.Popen[str]:
+def process(folder: Path, content: dict[str, Any], *more: str, code: str = RUNNER) -> subprocess.Popen[str]:
     (folder / "recipe.json").write_text(json.dumps(content))
-    line = [sys.executable, "-c", RUNNER, str(folder / "recipe.json"), *more]
+    line = [sys.executable, "-c", code, str(folder / "recipe.json"), *more]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(line, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
 
@@ -254,6 +255,35 @@ def test_a_login_node_of_a_cluster_is_no_reason_for_a_warning(tmp_path: Path, mo
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert open_fabric(Training(accelerator="cpu", devices=1), tmp_path).world_size == 1
+
+
+TERMINATED = """
+import json, signal, sys
+import torch
+torch.set_num_threads(1)
+import downscale
+from downscale.process.interrupts import Terminated
+from downscale.training.tasks import Downscaling
+measure = Downscaling.measure_loss
+def measure_loss(task, batch, number):
+    if number == 5:
+        signal.raise_signal(signal.SIGTERM)
+    return measure(task, batch, number)
+Downscaling.measure_loss = measure_loss
+try:
+    downscale.train(json.load(open(sys.argv[1])))
+except Terminated as error:
+    print(error, signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+"""
+
+
+@pytest.mark.parametrize("per_round", [6, 50])
+def test_a_training_from_python_keeps_its_step_at_a_signal(tmp_path: Path, per_round: int) -> None:
+    run = process(tmp_path, recipe_content(tmp_path, steps=100, round=per_round), code=TERMINATED)
+    status, said, complaint = ended(run)
+    assert (status, said, complaint) == (0, "SIGTERM True\n", "")
+    assert steps_in(tmp_path / "model.training" / "state.safetensors") == 6
+    assert not lock_path(tmp_path / "model.safetensors").exists()
 
 
 def test_an_earlier_run_is_neither_overwritten_nor_mixed_up(tmp_path: Path) -> None:

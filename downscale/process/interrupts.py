@@ -143,10 +143,35 @@ def terminable() -> Iterator[list[str]]:
     if threading.current_thread() is not threading.main_thread():
         yield []
         return
-    signals = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-    handlers = {number: signal.getsignal(number) for number in signals}
     # A process that ignores a lost terminal was started to outlive it.
-    numbers = [n for n in signals if n.name != "SIGHUP" or handlers[n] is not signal.SIG_IGN]
+    numbers = [n for n in _signals() if n.name != "SIGHUP" or signal.getsignal(n) is not signal.SIG_IGN]
+    with _handled(numbers) as names, _watched(numbers):
+        yield names
+
+
+@contextmanager
+def terminable_call() -> Iterator[None]:
+    """Raise :class:`Terminated` in this block at a signal that would end the process; for use in other programs.
+
+    Handlers of the program or of :func:`terminable` remain, and so does Ctrl-C.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    numbers = [n for n in _signals() if signal.getsignal(n) is signal.SIG_DFL] if in_main_thread else []
+    if not numbers:
+        yield
+        return
+    with _handled(numbers):
+        yield
+
+
+def _signals() -> list[signal.Signals]:
+    return [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+
+
+@contextmanager
+def _handled(numbers: list[signal.Signals]) -> Iterator[list[str]]:
+    """Raise the exception of :func:`go_on` at the first of these signals; yield the names of those received."""
+    handlers = {number: signal.getsignal(number) for number in numbers}
     names: list[str] = []
     _STATE.come, _STATE.raised, _STATE.shields = names, False, 0
 
@@ -158,8 +183,7 @@ def terminable() -> Iterator[list[str]]:
     for number in numbers:
         signal.signal(number, stop)
     try:
-        with _watched(numbers):
-            yield names
+        yield names
     finally:
         _STATE.come = []
         for number in numbers:

@@ -22,6 +22,7 @@ from downscale.losses.compose import WeightedSum
 from downscale.models.checkpoint import Record, load_record, save
 from downscale.nn.networks import build
 from downscale.nn.spec import STATICS, ModelSpec
+from downscale.process.interrupts import terminable_call
 from downscale.training.card import advise
 from downscale.training.origin import data_hash, describe_source, recipe_identity, require_disjoint
 from downscale.training.pairs import Source, Split, open_source, split_times
@@ -95,6 +96,8 @@ def train(
         If data, names or settings are not usable, or there are too few samples.
     OutputError
         If the checkpoint exists, or an earlier state is in its place.
+    Terminated
+        If a signal such as SIGTERM is received, after the state is saved; handlers of the calling program are kept.
 
     Notes
     -----
@@ -119,7 +122,7 @@ def train(
         return checkpoint
     target, folder = check_output(recipe, resume)
     try:
-        with only_run(target) if is_first() else nullcontext():
+        with terminable_call(), only_run(target) if is_first() else nullcontext():
             return _run(prepare(recipe, tell), target, folder, resume, tell)
     finally:
         with suppress(OSError):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from downscale.engine.device import has_fast_bf16, is_cpu
 from downscale.errors import InputError, OptionError
-from downscale.process.interrupts import Terminated
+from downscale.process.interrupts import Terminated, go_on, shielded, terminable_call
 from downscale.training.progress import (
     STATE,
     LineTimer,
@@ -79,7 +79,11 @@ class Loop:
         task.setup(self.fabric)
 
     def run(self, resume: bool = False) -> None:
-        """Train to the end."""
+        """Train to the end; a signal that would end the process raises Terminated, after the state is saved."""
+        with terminable_call():
+            self._run(resume)
+
+    def _run(self, resume: bool) -> None:
         torch.manual_seed(self.how.seed)
         if resume and self.state.exists():
             self.restore()
@@ -101,17 +105,11 @@ class Loop:
         with _shown(how.round) as show:
             batches = task.batches(progress, self.fabric)
             for batch in () if ended(progress, how) else batches:
-                self._between_steps = False
-                for group in (group for optimizer in task.optimizers for group in optimizer.param_groups):
-                    group["lr"] = group.get("relative_rate", 1.0) * rate(share_done(progress, how), how)
-                row = dict(task.step(self.fabric.to_device(batch), progress.step))
-                if progress.step % task.check_every == 0:
-                    self._require_finite({name: float(value) for name, value in row.items()})
-                progress.step, progress.done = progress.step + 1, progress.done + 1
-                decay = min(how.ema, progress.step / (progress.step + task.averages_lag))
-                update_averages(task.averaged, task.model, decay)
-                self._update_clock(progress.step % AGREE_EVERY == 0)
-                self._between_steps, is_finished = True, ended(progress, how)
+                # A signal waits for the end of the step, so that the state is saved.
+                with shielded():
+                    row = self._take_step(batch)
+                go_on()
+                is_finished = ended(progress, how)
                 line = step_line(progress, row, how) if self._timer.due() else None
                 show(line) if show else self.say(line) if line else None
                 if is_finished:
@@ -119,6 +117,22 @@ class Loop:
                 if progress.done < how.round and time.monotonic() - self._saved >= how.save_every:
                     self.save()
         self._end_round({name: float(value) for name, value in row.items()})
+
+    def _take_step(self, batch: Any) -> dict[str, Tensor]:
+        """Update weights, averages and progress; return the values to log."""
+        task, how, progress = self.task, self.how, self.progress
+        self._between_steps = False
+        for group in (group for optimizer in task.optimizers for group in optimizer.param_groups):
+            group["lr"] = group.get("relative_rate", 1.0) * rate(share_done(progress, how), how)
+        row = dict(task.step(self.fabric.to_device(batch), progress.step))
+        if progress.step % task.check_every == 0:
+            self._require_finite({name: float(value) for name, value in row.items()})
+        progress.step, progress.done = progress.step + 1, progress.done + 1
+        decay = min(how.ema, progress.step / (progress.step + task.averages_lag))
+        update_averages(task.averaged, task.model, decay)
+        self._update_clock(progress.step % AGREE_EVERY == 0)
+        self._between_steps = True
+        return row
 
     def _end_round(self, row: dict[str, float]) -> None:
         """Validate, log, and save the state; ``row`` is empty if the round resumed after its last step."""
