@@ -178,9 +178,10 @@ def _two_rows(rows, slots, weights, first, second, left, width, fine, one, two):
 
 @compiled
 def apply_operator(coarse, out, first, last, operator):  # type: ignore[no-untyped-def]
-    """Apply an :class:`Operator` to the rows ``first`` to ``last`` of some maps, without conservation and checks.
+    """Apply an :class:`~downscale.kernels.windows.Operator` to some maps, without conservation and checks.
 
-    In the precision of the weights; ``out`` is in C order, and is written past the caches.
+    To the rows ``first`` to ``last``, in the precision of the weights; ``out`` is in C order, and is written past the
+    caches.
     """
     weights, taps, memory = operator.y_weights, operator.index.shape[1], U(out.ctypes.data)
     factor, width = weights.shape[0] // operator.index.shape[0], out.shape[2]
