@@ -35,7 +35,7 @@ from downscale.output import to_netcdf, to_zarr
 from downscale.process.interrupts import Stopped, Terminated, go_on, telling, what_came
 from downscale.runs.blocks import BlockPlan, absolute, split_name, stride
 from downscale.runs.clusters import client_of, compute_on_cluster, profile_of
-from downscale.runs.manifest import clear, read_manifest, remove_manifest, sweep, write_manifest
+from downscale.runs.manifest import clear, read_manifest, remove_manifest, stored_checksum, sweep, write_manifest
 from downscale.runs.recipe import Recipe, parse_recipe
 from downscale.runs.single import STORE, build_request, check_options, fields_to_check, open_input
 
@@ -151,7 +151,7 @@ def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], how: Blo
         finished = _compute_blocks(recipe, blocks, how, indices)
         report = merge_reports(parse_report(entry["report"]) for entry in finished)
         if blocks.merge and how.block is None and len(blocks.paths) > 1:
-            _merge(recipe, blocks, names, [entry["sha256"] for entry in finished], report)
+            _merge(recipe, blocks, names, report)
     files = blocks.outputs if how.block is None else [blocks.paths[how.block]]
     return Result(report, files, len(finished), sum(entry["kept"] for entry in finished))
 
@@ -243,12 +243,14 @@ def _bar(count: int) -> Iterator[Tell]:
 
 
 def _merge(
-    recipe: Recipe, blocks: BlockPlan, names: Iterable[str], checksums: list[str], report: ConservationReport | None
+    recipe: Recipe, blocks: BlockPlan, names: Iterable[str], report: ConservationReport | None
 ) -> None:  # fmt: skip
     """Merge the blocks, write the manifest of the merged file and remove the blocks."""
     packing = recipe.output.packing
     packings = dict(packing) if isinstance(packing, dict) else dict.fromkeys(names, packing) if packing else {}
     remove_manifest(blocks.target)
+    # From the files: a cluster may have computed a block again after its result came.
+    checksums = [stored_checksum(path) for path in blocks.paths]
     retry(merge_files, blocks.paths, blocks.target, blocks.record.dim, checksums, report, packings)
     retry(write_manifest, blocks.target, blocks.request, blocks.span, None if report is None else report.to_dict())
     _remove_blocks(blocks)
@@ -274,18 +276,18 @@ def compute_on_worker(work: Work) -> dict[str, Any]:
 
 
 def compute_block_file(work: Work) -> dict[str, Any]:
-    """Compute and write a block, unless its file verifies; return its report as plain values, and its checksum."""
+    """Compute and write a block, unless its file verifies; return its report as plain values."""
     path, span = Path(work.path), (work.start, work.stop)
     if work.resume:
         manifest = read_manifest(path, work.request, span)
         if manifest is not None:
-            return {"kept": True, "report": manifest["report"], "sha256": manifest["sha256"]}
+            return {"kept": True, "report": manifest["report"]}
     sweep([path])
     remove_manifest(path)
     with set_options(**work.options), share_grids(_shared_by_blocks(work.request)["grids"]):
         report = retry(_write_block, work)
-    manifest = retry(write_manifest, path, work.request, span, report)
-    return {"kept": False, "report": report, "sha256": manifest["sha256"]}
+    retry(write_manifest, path, work.request, span, report)
+    return {"kept": False, "report": report}
 
 
 def _write_block(work: Work) -> dict[str, Any] | None:

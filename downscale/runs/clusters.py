@@ -193,6 +193,8 @@ def compute_on_cluster(
                 running[client.submit(task, works[index], pure=False, key=keys[index])] = index
             for future in finished_futures(client, list(running)):
                 results[running.pop(future)] = future.result()
+                # Else the loss of its worker would start the block again.
+                future.release()
                 tell()
             go_on()
     except KilledWorker as error:

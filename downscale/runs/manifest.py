@@ -83,15 +83,19 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.manifest")
 
 
-def write_manifest(path: Path, request: str, span: tuple[int, int], report: dict[str, Any] | None) -> dict[str, Any]:
-    """Write the manifest of a finished file, with its checksum, and return it."""
+def write_manifest(path: Path, request: str, span: tuple[int, int], report: dict[str, Any] | None) -> None:
+    """Write the manifest of a finished file, with its checksum."""
     facts = {
         "format": FORMAT, "file": path.name, "request": request, "steps": list(span), "bytes": path.stat().st_size,
         "sha256": checksum(path), "report": report,
     }  # fmt: skip
     with temporary_beside(manifest_path(path)) as scratch:
         scratch.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
-    return facts
+
+
+def stored_checksum(path: Path) -> str:
+    """Return the checksum in the manifest of a finished file."""
+    return str(json.loads(manifest_path(path).read_text(encoding="utf-8"))["sha256"])
 
 
 def remove_manifest(path: Path) -> None:
