@@ -121,6 +121,9 @@ class Done:
     def result(self) -> dict[str, Any]:
         return {"start": self.work.start}
 
+    def release(self) -> None:
+        """The cluster may forget the result."""
+
 
 class Counting:
     """A client that remembers how much it was sent, and how much of it was in flight at once."""
