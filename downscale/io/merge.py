@@ -59,7 +59,7 @@ def merge_files(
             actual = pool.map(checksum, parts) if checksums else ()
             axes = _write_small(pieces, scratch, dim, size)
             _copy_fields(pieces, scratch, size, axes)
-            for part, expected, received in zip(parts, checksums, actual, strict=False):
+            for part, expected, received in zip(parts if checksums else (), checksums, actual, strict=True):
                 if received != expected:
                     raise _damage(part.name, "other bytes")
         flush(scratch)

@@ -94,8 +94,17 @@ def write_manifest(path: Path, request: str, span: tuple[int, int], report: dict
 
 
 def stored_checksum(path: Path) -> str:
-    """Return the checksum in the manifest of a finished file."""
-    return str(json.loads(manifest_path(path).read_text(encoding="utf-8"))["sha256"])
+    """Return the checksum in the manifest of a finished file, empty without a readable manifest."""
+    return str(_facts(path).get("sha256", ""))
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Return the content of the manifest of a file, empty if it cannot be read."""
+    try:
+        facts = json.loads(manifest_path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def remove_manifest(path: Path) -> None:
@@ -105,13 +114,13 @@ def remove_manifest(path: Path) -> None:
 
 def read_manifest(path: Path, request: str, span: tuple[int, int]) -> dict[str, Any] | None:
     """Return the manifest of a file if all of it matches, None otherwise."""
+    facts = _facts(path)
+    expected = {"format": FORMAT, "file": path.name, "request": request, "steps": list(span)}
     try:
-        facts = json.loads(manifest_path(path).read_text(encoding="utf-8"))
-        expected = {"format": FORMAT, "file": path.name, "request": request, "steps": list(span)}
-        if {key: facts[key] for key in expected} != expected or facts["bytes"] != path.stat().st_size:
+        if {key: facts.get(key) for key in expected} != expected or facts.get("bytes") != path.stat().st_size:
             return None
-        return facts if facts["sha256"] == checksum(path) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return facts if facts.get("sha256") == checksum(path) else None
+    except OSError:
         return None
 
 
@@ -128,12 +137,11 @@ def is_own(path: Path) -> bool:
 def _is_damaged(path: Path) -> bool:
     """Return whether a file with a manifest is the damaged rest of a NetCDF file."""
     try:
-        facts = json.loads(manifest_path(path).read_text(encoding="utf-8"))
         with path.open("rb") as file:
             head = file.read(4)
-        return facts["file"] == path.name and (head.startswith(HEADS) or not head.strip(b"\0"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except OSError:
         return False
+    return _facts(path).get("file") == path.name and (head.startswith(HEADS) or not head.strip(b"\0"))
 
 
 def sweep(targets: Iterable[Path]) -> list[Path]:
