@@ -163,7 +163,7 @@ def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
         plans[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks, memory)
     blocks = max((p.blocks for p in plans.values()), default=1)
     others = tuple(str(n) for n in ds.data_vars if n not in prepared.jobs and n not in prepared.categorical)
-    shape = None if target.where is None else target.where.grid.shape
+    shape = None if target.axes is None else target.axes.grid.shape
     device = device_name(request.setting("device"))
     notes = [*notes, *_notes(ds, prepared, request)]
     threads = min(blocks, workers())
@@ -239,8 +239,8 @@ def _on_target(fine: xr.Dataset, prepared: Prepared) -> xr.Dataset:
     """Return a field on the cells of a target grid in the order, names and coordinates of that grid."""
     target, old = prepared.target, prepared.where.dims
     assert target.grid is not None
-    assert target.where is not None
-    new = target.where.dims
+    assert target.axes is not None
+    new = target.axes.dims
     if target.nests:
         for dim, order in zip(old, target.order, strict=True):
             fine = fine if (np.diff(order) == 1).all() else _reordered(fine, dim, order)
@@ -248,7 +248,7 @@ def _on_target(fine: xr.Dataset, prepared: Prepared) -> xr.Dataset:
     if conflicts:
         raise OptionError(f"expected other names than {listing(conflicts)} for the axes of the target; rename them")
     fine = fine.rename_dims({a: b for a, b in zip(old, new, strict=True) if a != b and a in fine.dims})
-    axes = new_coordinates(target.grid, target.where, target.where.grid)
+    axes = new_coordinates(target.grid, target.axes, target.axes.grid)
     for name in (name for name in new if name in target.grid.coords):
         # The exact coordinates of the target, so that arithmetic aligns both fields.
         exact = target.grid[name].variable
@@ -270,5 +270,5 @@ def _reordered(fine: xr.Dataset, dim: str, order: np.ndarray) -> xr.Dataset:
 
 def _taken(ds: xr.Dataset, prepared: Prepared) -> set[str]:
     inputs = () if prepared.model is None else [str(variable.name) for variable in prepared.model.inputs.values()]
-    grid = {*bounds_variables(ds), *area_names(ds), *prepared.where.replaced}
+    grid = {*bounds_variables(ds), *area_names(ds), *prepared.where.replaced_names}
     return {*prepared.jobs, *prepared.categorical, *grid, *inputs}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from result_grids import LAEA, LCC, ROTATED, STEREO
 from sample_fields import ATTRS
 
-from downscale.grid.axis import CellAxis, axis_from_centres, draw_to_poles
+from downscale.grid.axis import CellAxis, axis_from_centres, extend_to_poles
 from downscale.grid.latlon import RectilinearGrid
 
 factors = st.integers(1, 5)
@@ -35,7 +35,7 @@ def irregular(rng: np.random.Generator, cells: int, low: float, high: float) -> 
 def gaussian_latitudes(cells: int) -> CellAxis:
     """Rows at the roots of a Legendre polynomial, as spectral models have them, with their edges at the poles."""
     roots = np.rad2deg(np.arcsin(np.polynomial.legendre.leggauss(cells)[0]))
-    return draw_to_poles(axis_from_centres(roots, "latitude"))
+    return extend_to_poles(axis_from_centres(roots, "latitude"))
 
 
 @st.composite

@@ -36,7 +36,9 @@ def test_means_are_those_of_a_loop_over_cells(case):
     grid, factor, cells, fine, field, mask = case
     area = part_areas(fine.y.edges, fine.x.edges, grid.spherical)
     np.testing.assert_allclose(cells.mean(field), cell_means(field, area, factor), rtol=0, atol=1e-9)
-    np.testing.assert_allclose(cells.masked(mask).mean(field), cell_means(field, area, factor, mask), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        cells.apply_mask(mask).mean(field), cell_means(field, area, factor, mask), rtol=0, atol=1e-9
+    )
 
 
 @given(cases(), seeds)
@@ -63,7 +65,7 @@ def test_constants_stay_constant_under_any_mask(case, value):
     _, _, cells, fine, _, mask = case
     constant = np.full(fine.shape, value)
     np.testing.assert_allclose(cells.mean(constant), value, rtol=1e-14)
-    masked = cells.masked(mask).mean(constant)
+    masked = cells.apply_mask(mask).mean(constant)
     np.testing.assert_allclose(masked[np.isfinite(masked)], value, rtol=1e-14)
 
 
@@ -78,9 +80,9 @@ def test_means_lie_between_the_extremes_of_their_parts(case):
 @given(cases())
 def test_what_lies_under_the_mask_is_ignored(case):
     _, _, cells, _, field, mask = case
-    expected = cells.masked(mask).mean(field)
+    expected = cells.apply_mask(mask).mean(field)
     for hidden in (np.nan, np.inf, 1e300):
-        np.testing.assert_array_equal(cells.masked(mask).mean(np.where(mask, field, hidden)), expected)
+        np.testing.assert_array_equal(cells.apply_mask(mask).mean(np.where(mask, field, hidden)), expected)
 
 
 @given(cases())
@@ -88,15 +90,15 @@ def test_a_mask_elsewhere_changes_no_bit_of_a_whole_cell(case):
     """Else a field would depend on whether its block has a gap."""
     _, _, cells, _, field, mask = case
     whole = cells.reduce_cells(mask, np.logical_and, True)
-    np.testing.assert_array_equal(cells.masked(mask).mean(field)[whole], cells.mean(field)[whole])
+    np.testing.assert_array_equal(cells.apply_mask(mask).mean(field)[whole], cells.mean(field)[whole])
 
 
 @given(cases())
 def test_a_cell_is_missing_exactly_where_no_part_is_valid(case):
     _, factor, cells, _, field, mask = case
     some = mask.reshape(-1, factor[0], mask.shape[1] // factor[1], factor[1]).any(axis=(1, 3))
-    np.testing.assert_array_equal(np.isfinite(cells.masked(mask).mean(field)), some)
-    share = cells.masked(mask).valid_fraction
+    np.testing.assert_array_equal(np.isfinite(cells.apply_mask(mask).mean(field)), some)
+    share = cells.apply_mask(mask).valid_fraction
     np.testing.assert_array_equal(share > 0, some)
     assert share.max(initial=0) <= 1 + 1e-15
 
@@ -109,7 +111,7 @@ def test_numpy_and_torch_give_the_same_bits(case):
         tensor = torch.from_numpy(values)
         np.testing.assert_array_equal(cells.mean(tensor).numpy(), cells.mean(values))
         np.testing.assert_array_equal(
-            cells.masked(torch.from_numpy(mask)).mean(tensor).numpy(), cells.masked(mask).mean(values)
+            cells.apply_mask(torch.from_numpy(mask)).mean(tensor).numpy(), cells.apply_mask(mask).mean(values)
         )
         assert cells.mean(values).dtype == kind
         np.testing.assert_array_equal(
@@ -123,7 +125,7 @@ def test_whole_numbers_have_fractions_for_means():
     field = np.array([[1, 0], [0, 1]])
     np.testing.assert_array_equal(cells.mean(field), [[0.5]])
     np.testing.assert_array_equal(cells.mean(torch.from_numpy(field)).numpy(), [[0.5]])
-    np.testing.assert_array_equal(cells.masked(field == 1).mean(field), [[1.0]])
+    np.testing.assert_array_equal(cells.apply_mask(field == 1).mean(field), [[1.0]])
 
 
 @given(cases())
@@ -131,9 +133,9 @@ def test_memory_layout_changes_no_bit(case):
     _, _, cells, _, field, mask = case
     stack = np.stack([field, field + 1, field - 1])
     strided = np.asfortranarray(stack)
-    np.testing.assert_array_equal(cells.masked(mask).mean(strided), cells.masked(mask).mean(stack))
-    for part, whole in zip(stack, cells.masked(mask).mean(stack), strict=True):
-        np.testing.assert_array_equal(cells.masked(mask).mean(part), whole)
+    np.testing.assert_array_equal(cells.apply_mask(mask).mean(strided), cells.apply_mask(mask).mean(stack))
+    for part, whole in zip(stack, cells.apply_mask(mask).mean(stack), strict=True):
+        np.testing.assert_array_equal(cells.apply_mask(mask).mean(part), whole)
 
 
 @given(cases(), st.data())
@@ -145,7 +147,9 @@ def test_a_window_is_a_slice_bit_for_bit(case, data):
     window = cells.window(rows, columns)
     whole = np.ix_(rows, columns)
     np.testing.assert_array_equal(window.mean(field[part]), cells.mean(field)[whole])
-    np.testing.assert_array_equal(window.masked(mask[part]).mean(field[part]), cells.masked(mask).mean(field)[whole])
+    np.testing.assert_array_equal(
+        window.apply_mask(mask[part]).mean(field[part]), cells.apply_mask(mask).mean(field)[whole]
+    )
 
 
 @given(cases(), seeds)
@@ -154,7 +158,7 @@ def test_spread_is_a_right_inverse_under_any_mask(case, seed):
     coarse = generator(seed).standard_normal((2, *grid.shape))
     spread = cells.broadcast_to_fine(coarse)
     np.testing.assert_array_equal(spread, coarse.repeat(factor[0], axis=-2).repeat(factor[1], axis=-1))
-    back = cells.masked(mask).mean(spread)
+    back = cells.apply_mask(mask).mean(spread)
     valid = np.isfinite(back)
     np.testing.assert_allclose(back[valid], coarse[valid], rtol=1e-14)
 
@@ -214,7 +218,7 @@ def test_fields_of_another_shape_are_refused(call):
         {
             "mean": lambda: cells.mean(field),
             "reduce_cells": lambda: cells.reduce_cells(field, np.maximum, -np.inf),
-            "masked": lambda: cells.masked(np.ones((4, 6), bool)).mean(field),
+            "masked": lambda: cells.apply_mask(np.ones((4, 6), bool)).mean(field),
         }[call]()
 
 
@@ -260,16 +264,16 @@ def test_what_an_empty_part_holds_is_ignored(case):
         np.testing.assert_array_equal(cells.mean(other), expected)
         np.testing.assert_array_equal(cells.mean(torch.from_numpy(other)).numpy(), expected)
         np.testing.assert_array_equal(
-            cells.masked(~empty | (field > 0)).mean(other), cells.masked(~empty | (field > 0)).mean(field)
+            cells.apply_mask(~empty | (field > 0)).mean(other), cells.apply_mask(~empty | (field > 0)).mean(field)
         )
         np.testing.assert_array_equal(
             cells.reduce_cells(other, np.maximum, -np.inf), cells.reduce_cells(field, np.maximum, -np.inf)
         )
         found = cells.reduce_cells(torch.from_numpy(other), torch.minimum, np.inf).numpy()
         np.testing.assert_array_equal(found, cells.reduce_cells(field, np.minimum, np.inf))
-    share = cells.masked(np.ones(field.shape, bool)).valid_fraction
+    share = cells.apply_mask(np.ones(field.shape, bool)).valid_fraction
     np.testing.assert_allclose(share, 1, rtol=1e-14)
-    np.testing.assert_array_equal(cells.masked(empty).valid_fraction, 0)
+    np.testing.assert_array_equal(cells.apply_mask(empty).valid_fraction, 0)
 
 
 @given(cases())
@@ -285,7 +289,7 @@ def test_empty_rows_and_columns_are_ignored_too(case):
     padded, known = np.full(wide.fine_shape, np.nan), np.zeros(wide.fine_shape, bool)
     padded[inside], known[inside] = field, mask
     np.testing.assert_array_equal(wide.mean(padded), cells.mean(field))
-    np.testing.assert_array_equal(wide.masked(known).mean(padded), cells.masked(mask).mean(field))
+    np.testing.assert_array_equal(wide.apply_mask(known).mean(padded), cells.apply_mask(mask).mean(field))
     np.testing.assert_array_equal(
         wide.reduce_cells(padded, np.maximum, -np.inf), cells.reduce_cells(field, np.maximum, -np.inf)
     )

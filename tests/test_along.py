@@ -86,7 +86,7 @@ def test_any_periods_over_the_whole_record_keep_its_integral(frequency, calendar
     ds = months(calendar, 5, (1, 1), seed=seed)
     course = plan_axis(ds, "time", target=frequency)
     made = downscale_axis(ds, "time", target=frequency)["t"].values[:, 0, 0]
-    covered = course.parts.covered * course.target.axis.measure
+    covered = course.parts.covered_fraction * course.target.axis.measure
     assert covered.sum() == pytest.approx(course.source.axis.measure.sum(), rel=1e-12)
     whole = (ds["t"].values[:, 0, 0] * course.source.axis.measure).sum()
     assert (made * covered).sum() == pytest.approx(whole, rel=1e-12)

@@ -170,7 +170,7 @@ def test_axes_that_only_count_give_way_to_positions():
         ds[name] = (name, np.arange(ds.sizes[name]))
     ds = ds.drop_vars(["y_bnds", "x_bnds"])
     where = horizontal(ds)
-    assert where.planes == ("lat", "lon")
+    assert where.positions == ("lat", "lon")
     np.testing.assert_allclose(where.grid.cell_area, horizontal(conic()).grid.cell_area, rtol=1e-3)
 
 

@@ -14,7 +14,7 @@ from downscale.grid.axis import (
     axis_from_bounds,
     axis_from_centres,
     check_factor,
-    draw_to_poles,
+    extend_to_poles,
     unwrap_longitude,
 )
 
@@ -54,7 +54,7 @@ def test_parts_are_equal_in_the_coordinate(axis, factor):
 @given(axes(), factors)
 def test_shares_add_up_to_one_and_are_the_measure_of_each_part(axis, factor):
     fine = axis.refine(factor)
-    shares = axis.part_weights(fine)
+    shares = axis.fine_fractions(fine)
     np.testing.assert_allclose(shares.reshape(axis.size, factor).sum(axis=1), 1.0, rtol=0, atol=1e-15)
     np.testing.assert_allclose(shares * np.repeat(axis.measure, factor), fine.measure, rtol=1e-12)
 
@@ -182,15 +182,15 @@ def test_gaussian_rows_reach_the_poles(rows):
 @pytest.mark.parametrize(("end", "drawn"), [(89.0, 90.0), (88.4, 90.0), (88.0, 88.0), (86.0, 86.0), (90.0, 90.0)])
 def test_only_gaps_below_a_third_of_a_cell_are_closed(end, drawn):
     axis = CellAxis(end - 5.0 * np.arange(3)[::-1], "latitude")
-    assert draw_to_poles(axis).edges.tolist() == [end - 10, end - 5, drawn]
-    assert draw_to_poles(CellAxis(-axis.edges, "latitude")).edges.tolist() == [10 - end, 5 - end, -drawn]
+    assert extend_to_poles(axis).edges.tolist() == [end - 10, end - 5, drawn]
+    assert extend_to_poles(CellAxis(-axis.edges, "latitude")).edges.tolist() == [10 - end, 5 - end, -drawn]
 
 
 @given(latitudes(2))
 def test_a_region_is_not_drawn_to_the_poles(axis):
     gaps = 90 - np.abs(axis.edges[[0, -1]])
     outer = np.abs(np.diff(axis.edges))[[0, -1]]
-    drawn = draw_to_poles(axis)
+    drawn = extend_to_poles(axis)
     expected = np.where((gaps > 0) & (gaps < outer / 3), np.copysign(90, axis.edges[[0, -1]]), axis.edges[[0, -1]])
     np.testing.assert_array_equal(drawn.edges[[0, -1]], expected)
     np.testing.assert_array_equal(drawn.edges[1:-1], axis.edges[1:-1])

@@ -18,9 +18,9 @@ from downscale.cf.axes import read_axis
 from downscale.cf.bounds import read_bounds
 from downscale.cf.coordinates import select
 from downscale.cf.horizontal import horizontal
-from downscale.cf.times import span, steps
+from downscale.cf.times import step_lengths, time_span
 from downscale.errors import DownscaleError, GridError
-from downscale.grid.axis import axis_from_bounds, evenly_spaced
+from downscale.grid.axis import axis_from_bounds, is_evenly_spaced
 
 ROWS = np.array([-80.0, -45.0, -20.0, 5.0, 40.0, 70.0])
 ROW_EDGES = np.array([-90.0, -60.0, -30.0, -10.0, 20.0, 50.0, 90.0])
@@ -68,8 +68,8 @@ def test_the_pair_may_stand_anywhere_under_any_name(first, pair, where):
     fine = ds.downscale(2)
     assert fine.lat_bnds.dims == ("lat", pair)
     np.testing.assert_array_equal(fine.tas, uneven().downscale(2).tas)
-    assert steps(ds, "time").tolist() == [31.0] * 3
-    assert span(ds, "time") == span(uneven(), "time")
+    assert step_lengths(ds, "time").tolist() == [31.0] * 3
+    assert time_span(ds, "time") == time_span(uneven(), "time")
 
 
 def bent(**attrs: Any) -> xr.Dataset:
@@ -237,7 +237,7 @@ def test_rows_that_are_left_out_are_refused_in_one_line(change):
     ],
 )  # fmt: skip
 def test_even_steps_are_told_from_gaussian_ones(centres, kind, even):
-    assert evenly_spaced(centres, kind) == even
+    assert is_evenly_spaced(centres, kind) == even
 
 
 def test_lost_bounds_of_uneven_axes_are_missed_with_the_remedy():

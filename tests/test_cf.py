@@ -109,7 +109,7 @@ def test_two_dimensional_positions_make_quadrilaterals():
         ds = on_planes(*sheared(), dims)
         where = horizontal(ds)
         assert where.dims == dims
-        assert where.planes == ("lat", "lon")
+        assert where.positions == ("lat", "lon")
         assert isinstance(where.grid, CurvilinearGrid)
         assert "no bounds; corners lie midway" in where.notes[0]
         counted = ds.assign_coords({dim: np.arange(n) for dim, n in ds.sizes.items()})
@@ -130,9 +130,9 @@ def test_of_several_positions_the_field_chooses():
     ds = on_planes(lat, lon).assign_coords(gphiu=(("j", "i"), lat + 0.1), glamu=(("j", "i"), lon + 0.5))
     ds.gphiu.attrs["standard_name"], ds.glamu.attrs["standard_name"] = "latitude", "longitude"
     ds.tas.encoding["coordinates"] = "gphiu glamu"
-    assert horizontal(ds).planes == ("gphiu", "glamu")
+    assert horizontal(ds).positions == ("gphiu", "glamu")
     ds.tas.encoding["coordinates"] = "lat lon"
-    assert horizontal(ds).planes == ("lat", "lon")
+    assert horizontal(ds).positions == ("lat", "lon")
 
 
 def test_positions_that_repeat_two_axes_are_these_axes():
@@ -187,7 +187,7 @@ def test_longitude_before_latitude_is_downscaled_in_its_own_order():
 def test_projections_that_nothing_tells_are_planes_with_a_note():
     ds = field_on(plane())
     where = horizontal(ds)
-    assert where.planes is None
+    assert where.positions is None
     assert "no grid_mapping; areas are those of the plane" in where.notes[0]
     rotated = bare("rlat", "rlon")
     assert "no grid_mapping locates the pole" in horizontal(rotated).notes[0]

@@ -324,7 +324,7 @@ def test_the_bound_holds_for_any_field_with_the_same_means():
     noise = rng.normal(size=weights.shape) * (weights > 0)
     flat = np.bincount(cells.ravel(), (noise * weights).ravel()) / np.bincount(cells.ravel(), weights.ravel())
     noise -= flat[cells]
-    off = judge[2].masked(weights > 0).mean(noise)
+    off = judge[2].apply_mask(weights > 0).mean(noise)
     near = regions.Neighbourhoods.of(judge[1])
     zero = np.zeros_like(off)
     found = regions.near_chunk(np.ones((5, 6)), off + 1, zero + 1, near, (0, 0), 1e-12)

@@ -13,7 +13,7 @@ import downscale
 from downscale.cf.coordinates import select
 from downscale.cf.horizontal import axes_kind, horizontal, same_axes
 from downscale.errors import DownscaleError, GridError
-from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
+from downscale.io.statics import pick_mask, pick_static, regrid_mask, regrid_static
 from downscale.training.pairs import orient_like
 
 
@@ -58,9 +58,9 @@ def test_statics_of_two_kinds_are_refused_unless_positions_are_known(one, other)
     if other == "latlon" and one not in ("pole unknown", "plane"):
         return
     with pytest.raises(DownscaleError, match=r"orog: expected .*(remapcon|ncks)"):
-        on_grid(static, where.grid, "orog", where)
+        regrid_static(static, where.grid, "orog", where)
     with pytest.raises(DownscaleError, match=r"mask: expected .*(remapcon|ncks)"):
-        mask_on_grid(static > 280, where.grid, where)
+        regrid_mask(static > 280, where.grid, where)
 
 
 def test_descriptions_of_one_place_are_one_kind():
@@ -105,11 +105,11 @@ def test_a_geographic_static_is_brought_over_by_true_positions(name, step):
     fine = downscale.coarsen(coarse.downscale(4), 2)
     where = horizontal(fine)
     placed = xr.Dataset({"orog": geographic(step, fine).orog})
-    found = on_grid(placed, where.grid, "orog", where)
+    found = regrid_static(placed, where.grid, "orog", where)
     lat, lon = truth(fine)
     # Bilinear between nodes of the source; far less than the 700 m that rotated degrees would be off.
     np.testing.assert_allclose(found, shape_of(lon, lat), atol=0.3 + 3 * step**2)
-    share = mask_on_grid(pick_mask((placed.orog > 1500).rename("mask")), where.grid, where)
+    share = regrid_mask(pick_mask((placed.orog > 1500).rename("mask")), where.grid, where)
     np.testing.assert_array_equal((share > 0.5)[abs(found - 1500) > 30], (found > 1500)[abs(found - 1500) > 30])
 
 
@@ -128,7 +128,7 @@ def test_a_finer_static_is_averaged_by_area():
     where = horizontal(coarse)
     source = geographic(0.02, coarse).sel(lat=slice(45, 54), lon=slice(-1, 14))
     noise = np.random.default_rng(0).normal(1000, 300, source.orog.shape)
-    found = on_grid(source.assign(orog=source.orog.copy(data=noise)), where.grid, "orog", where)
+    found = regrid_static(source.assign(orog=source.orog.copy(data=noise)), where.grid, "orog", where)
     # 11 x 18 cells of spread 300 lie in one of 25 km.
     assert abs(found.mean() - 1000) < 10
     assert 10 < found.std() < 45
@@ -138,8 +138,8 @@ def test_what_a_geographic_static_does_not_reach_is_told():
     coarse = field("rotated")
     where, small = horizontal(coarse), geographic(0.5, coarse).sel(lat=slice(49, 55))
     with pytest.raises(GridError, match=r"orog: expected a field that covers the whole fine grid, .*use a larger"):
-        on_grid(small, where.grid, "orog", where)
-    assert (mask_on_grid(pick_mask((small.orog > 1e9).rename("mask")), where.grid, where) > 0.5).any()
+        regrid_static(small, where.grid, "orog", where)
+    assert (regrid_mask(pick_mask((small.orog > 1e9).rename("mask")), where.grid, where) > 0.5).any()
 
 
 def test_the_plan_says_what_was_brought_over():

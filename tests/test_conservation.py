@@ -40,7 +40,7 @@ class Case:
         if mask is not None:
             self.fine[:, ~mask] = np.nan
         valid = np.isfinite(self.fine)
-        self.coarse = self.cells.masked(valid).mean(self.fine).astype(kind)
+        self.coarse = self.cells.apply_mask(valid).mean(self.fine).astype(kind)
         self.fine = self.fine.astype(kind)
 
     def judged(self, bounds=(None, None)) -> Partial:
@@ -83,9 +83,9 @@ def test_fields_that_obey_pass(grid, factor, seed, data):
     partial = case.judged()
     assert partial.relative.value < 1e-14
     assert global_error(partial) < 1e-14
-    assert partial.lost == partial.invented == partial.out_of_bounds == 0
-    assert partial.checked == np.isfinite(case.coarse).sum()
-    assert partial.masked == np.isnan(case.coarse).sum()
+    assert partial.cells_lost == partial.cells_invented == partial.values_out_of_bounds == 0
+    assert partial.cells_checked == np.isfinite(case.coarse).sum()
+    assert partial.cells_masked == np.isnan(case.coarse).sum()
 
 
 @given(grids(2), factor_pairs, seeds, st.sampled_from([0.0, 0.3]), st.data())
@@ -162,7 +162,7 @@ def test_all_zero_is_no_error():
     partial = chunk(np.zeros((1, 1)), np.zeros((2, 2)), cells, np.ones((1, 1)), (0, 0))
     assert partial.relative == partial.absolute == Peak()
     assert global_error(partial) == 0
-    assert partial.checked == 1
+    assert partial.cells_checked == 1
 
 
 def test_cells_masked_lost_and_invented_are_counted():
@@ -172,8 +172,8 @@ def test_cells_masked_lost_and_invented_are_counted():
     case.fine[1, 2:4, 0:3] = np.nan
     case.fine[2, 0:2, 0:2] = np.nan
     partial = case.judged()
-    assert (partial.masked, partial.invented, partial.lost) == (3, 1, 1)
-    assert partial.checked == case.coarse.size - 4
+    assert (partial.cells_masked, partial.cells_invented, partial.cells_lost) == (3, 1, 1)
+    assert partial.cells_checked == case.coarse.size - 4
     # The last cell lost a part only: it is judged by the others.
     assert partial.relative.index == (2, 0, 0)
 
@@ -204,7 +204,7 @@ def test_an_infinite_coarse_value_is_missing():
     case.coarse[0, 0, 0] = np.inf
     case.fine[0, 0:2, 0:3] = np.nan
     partial = case.judged()
-    assert (partial.masked, partial.invented, partial.lost) == (1, 0, 0)
+    assert (partial.cells_masked, partial.cells_invented, partial.cells_lost) == (1, 0, 0)
     assert report_of(partial).passed
 
 
@@ -215,13 +215,13 @@ def test_values_out_of_bounds_are_counted(bounds, expected):
     cells = Aggregation(np.full(2, 0.5), np.full(4, 0.5), 2, 2)
     fine = np.array([[-1.0, 2.0, 1.5, 0.5], [-0.5, 1.5, 0.0, 0.0]])
     partial = chunk(cells.mean(fine), fine, cells, np.ones((1, 2)), (0, 0), bounds)
-    assert partial.out_of_bounds == expected
+    assert partial.values_out_of_bounds == expected
 
 
 def test_parts_of_cells_that_break_the_bounds_themselves_are_not_counted():
     cells = Aggregation(np.full(2, 0.5), np.full(2, 0.5), 2, 2)
     partial = chunk(np.full((1, 1), -1.0), np.full((2, 2), -1.0), cells, np.ones((1, 1)), (0, 0), (0.0, None))
-    assert partial.out_of_bounds == 0
+    assert partial.values_out_of_bounds == 0
 
 
 @pytest.mark.parametrize("bounds", [(0.7, None), (0.1, None), (None, 0.7), (None, 0.1)])

@@ -53,13 +53,13 @@ def some_parts(cells, mask, x) -> torch.Tensor:
     """Where a coarse cell has a valid part."""
     if mask is None:
         return torch.ones_like(x, dtype=torch.bool)
-    return (cells.masked(mask).valid_fraction > 0).expand(x.shape)
+    return (cells.apply_mask(mask).valid_fraction > 0).expand(x.shape)
 
 
 def law_error(y, x, cells, mask) -> float:
     """Largest error of a cell, relative to the larger of its value and the mean size of its parts."""
-    error = (cells.masked(mask).mean(y) - x).abs()
-    size = torch.maximum(x.abs(), cells.masked(mask).mean(y.abs()))
+    error = (cells.apply_mask(mask).mean(y) - x).abs()
+    size = torch.maximum(x.abs(), cells.apply_mask(mask).mean(y.abs()))
     judged = some_parts(cells, mask, x) & (size > 0)
     return float((error / size)[judged].max()) if bool(judged.any()) else 0.0
 
@@ -80,7 +80,7 @@ def small_cells(factor=(2, 3), shape=(2, 2)) -> Aggregation:
 @given(cases())
 def test_every_cell_gets_its_value_back(name, case):
     z, x, cells, mask = fields(name, case)
-    y = CONSTRAINTS[name](z, x, cells.masked(mask))
+    y = CONSTRAINTS[name](z, x, cells.apply_mask(mask))
     assert law_error(y, x, cells, mask) < 1e-12
 
 
@@ -90,7 +90,7 @@ def test_bounded_keeps_the_cell_law_and_the_bounds_exactly(bounds, case):
     z, x, cells, mask = fields("bounded", case)
     low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
     x = x.clamp(low, high)
-    y = bounded(z, x, cells.masked(mask), bounds)
+    y = bounded(z, x, cells.apply_mask(mask), bounds)
     valid = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.expand(z.shape)
     assert bool(((y >= low) & (y <= high))[valid].all())
     assert law_error(y, x, cells, mask) < 1e-12
@@ -100,8 +100,8 @@ def test_bounded_keeps_the_cell_law_and_the_bounds_exactly(bounds, case):
 @given(cases())
 def test_constraints_are_idempotent(name, case):
     z, x, cells, mask = fields(name, case)
-    once = CONSTRAINTS[name](z, x, cells.masked(mask))
-    again = CONSTRAINTS[name](once.log() if name == "softmax" else once, x, cells.masked(mask))
+    once = CONSTRAINTS[name](z, x, cells.apply_mask(mask))
+    again = CONSTRAINTS[name](once.log() if name == "softmax" else once, x, cells.apply_mask(mask))
     valid = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.expand(z.shape)
     torch.testing.assert_close(again[valid], once[valid], rtol=1e-12, atol=1e-13)
 
@@ -113,9 +113,9 @@ def test_what_lies_under_the_mask_neither_moves_nor_matters(name, case):
     if mask is None:
         mask = torch.ones(z.shape[-2:], dtype=torch.bool)
         mask[0, 0] = False
-    y = CONSTRAINTS[name](z, x, cells.masked(mask))
+    y = CONSTRAINTS[name](z, x, cells.apply_mask(mask))
     for hidden in (torch.nan, 1e300, -1e300):
-        other = CONSTRAINTS[name](torch.where(mask, z, hidden), x, cells.masked(mask))
+        other = CONSTRAINTS[name](torch.where(mask, z, hidden), x, cells.apply_mask(mask))
         assert torch.equal(other[..., mask], y[..., mask])
         covered = other[..., ~mask]
         assert bool((torch.isnan(covered) if np.isnan(hidden) else covered == hidden).all())
@@ -129,10 +129,10 @@ def test_a_cell_does_not_depend_on_other_cells(name, case, data):
     rows, columns = (np.array(sorted(data.draw(st.sets(st.integers(0, n - 1), min_size=1)))) for n in x.shape[-2:])
     fine = np.ix_(*((part[:, None] * f + np.arange(f)).ravel() for part, f in (
         (rows, cells.factor_y), (columns, cells.factor_x))))  # fmt: skip
-    whole = CONSTRAINTS[name](z, x, cells.masked(mask))[..., *fine]
+    whole = CONSTRAINTS[name](z, x, cells.apply_mask(mask))[..., *fine]
     window = cells.window(rows, columns)
     shown = None if mask is None else mask[fine]
-    part = CONSTRAINTS[name](z[..., *fine], x[..., *np.ix_(rows, columns)], window.masked(shown))
+    part = CONSTRAINTS[name](z[..., *fine], x[..., *np.ix_(rows, columns)], window.apply_mask(shown))
     tolerance = {"rtol": 1e-14, "atol": 0.0} if name == "softmax" else {"rtol": 0.0, "atol": 0.0}
     torch.testing.assert_close(part, whole, **tolerance)
 
@@ -143,7 +143,7 @@ def test_a_mask_elsewhere_changes_no_bit_of_a_whole_cell(name, case):
     z, x, cells, mask = fields(name, case)
     mask = torch.zeros(z.shape[-2:], dtype=torch.bool) if mask is None else mask
     whole = cells.broadcast_to_fine(cells.reduce_cells(mask, torch.logical_and, True))
-    masked, plain = (CONSTRAINTS[name](z, x, each) for each in (cells.masked(mask), cells))
+    masked, plain = (CONSTRAINTS[name](z, x, each) for each in (cells.apply_mask(mask), cells))
     assert torch.equal(masked[..., whole], plain[..., whole])
 
 
@@ -183,7 +183,7 @@ def test_single_precision_keeps_the_law_to_its_own_rounding(name, scale):
 @given(cases())
 def test_additive_moves_each_cell_as_a_whole(case):
     z, x, cells, mask = fields("additive", case)
-    moved = additive(z, x, cells.masked(mask)) - z
+    moved = additive(z, x, cells.apply_mask(mask)) - z
     moved = moved if mask is None else torch.where(mask, moved, torch.nan)
     low = cells.reduce_cells(moved.nan_to_num(torch.inf), torch.minimum, torch.inf)
     high = cells.reduce_cells(moved.nan_to_num(-torch.inf), torch.maximum, -torch.inf)
@@ -203,7 +203,7 @@ def test_a_small_cell_beside_large_ones_gets_its_value_and_not_their_rounding(bu
     x = torch.zeros(20, 20, dtype=kind)
     x[::2] = 1e-8
     for valid in (None, mask):
-        y = additive(z, x, cells.masked(valid))
+        y = additive(z, x, cells.apply_mask(valid))
         assert law_error(y, x, cells, valid) <= 32 * torch.finfo(kind).eps
         if bumps == 0:
             seen = torch.ones_like(mask) if valid is None else valid
@@ -222,7 +222,7 @@ def test_additive_is_the_orthogonal_projection():
 @given(cases())
 def test_multiplicative_keeps_sign_zeros_and_the_pattern(case):
     z, x, cells, mask = fields("multiplicative", case)
-    y = multiplicative(z, x, cells.masked(mask))
+    y = multiplicative(z, x, cells.apply_mask(mask))
     valid = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.expand(z.shape)
     shown = torch.where(valid, z, torch.zeros_like(z))
     flat = cells.broadcast_to_fine(cells.reduce_cells(shown, torch.maximum, -torch.inf) == 0)
@@ -250,7 +250,7 @@ def test_multiplicative_takes_proposals_of_any_size(kind, size):
 @given(cases())
 def test_softmax_is_positive_where_its_cell_is_and_ordered_like_the_proposal(case):
     z, x, cells, mask = fields("softmax", case)
-    y = softmax(z, x, cells.masked(mask))
+    y = softmax(z, x, cells.apply_mask(mask))
     valid = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.expand(z.shape)
     wet = cells.broadcast_to_fine(x > 0)
     assert bool((y > 0)[valid & wet].all())
@@ -278,7 +278,7 @@ def test_bounded_is_the_projection_of_the_oracle(bounds, case):
     z, x, cells, mask = fields("bounded", case, lead=())
     low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
     x = x.clamp(low, high)
-    y = bounded(z, x, cells.masked(mask), bounds).numpy()
+    y = bounded(z, x, cells.apply_mask(mask), bounds).numpy()
     area = np.multiply.outer(cells.y_fraction, cells.x_fraction)
     for j, i in np.ndindex(*x.shape):
         part = np.s_[j * cells.factor_y : (j + 1) * cells.factor_y, i * cells.factor_x : (i + 1) * cells.factor_x]
@@ -294,7 +294,7 @@ def test_bounded_meets_the_conditions_of_an_optimum(case, bounds):
     z, x, cells, mask = fields("bounded", case)
     low, high = (-np.inf if bounds[0] is None else bounds[0]), (np.inf if bounds[1] is None else bounds[1])
     x = x.clamp(low, high)
-    y = bounded(z, x, cells.masked(mask), bounds)
+    y = bounded(z, x, cells.apply_mask(mask), bounds)
     valid = torch.ones_like(z, dtype=torch.bool) if mask is None else mask.expand(z.shape)
     shift, infinite = y - z, torch.full_like(z, torch.inf)
     # Parts at a bound say only on which side of theirs the shift of the cell lies.
@@ -394,7 +394,7 @@ def test_gradients_in_proposal_and_coarse_value(name, masked):
     z = z + 0.1 if name == "multiplicative" else z
     mask = torch.from_numpy(rng.uniform(size=(4, 6)) < 0.7) if masked else None
     shown = torch.ones(4, 6, dtype=torch.bool) if mask is None else mask
-    assert gradcheck(lambda z, x: CONSTRAINTS[name](z, x, cells.masked(mask))[..., shown], z, x)
+    assert gradcheck(lambda z, x: CONSTRAINTS[name](z, x, cells.apply_mask(mask))[..., shown], z, x)
 
 
 @pytest.mark.parametrize("bounds", BOUNDS)
@@ -416,7 +416,7 @@ def test_wholly_masked_cells_spoil_no_gradient(name):
     for hidden in (0.0, 1e3, torch.nan):
         point = torch.where(mask, z, hidden).requires_grad_()
         value = x.clone().requires_grad_()
-        y = CONSTRAINTS[name](point, value, cells.masked(mask))
+        y = CONSTRAINTS[name](point, value, cells.apply_mask(mask))
         torch.where(mask, y, torch.zeros_like(y)).square().sum().backward()
         assert bool(torch.isfinite(point.grad).all())
         assert bool(torch.isfinite(value.grad).all())
@@ -463,7 +463,7 @@ def test_values_of_cells_without_valid_parts_bind_nothing(name):
     mask[:2, :3] = False
     x = flat(1.0)
     x[0, 0] = -999.0
-    y = CONSTRAINTS[name](torch.ones(4, 6, dtype=torch.float64), x, small_cells().masked(mask))
+    y = CONSTRAINTS[name](torch.ones(4, 6, dtype=torch.float64), x, small_cells().apply_mask(mask))
     torch.testing.assert_close(y[mask], torch.ones_like(y[mask]), rtol=1e-14, atol=0.0)
 
 

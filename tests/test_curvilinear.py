@@ -18,7 +18,7 @@ import downscale
 from downscale.cf.horizontal import horizontal
 from downscale.errors import GridError, ShapeError
 from downscale.grid.axis import CellAxis
-from downscale.grid.curvilinear import CurvilinearGrid, curvilinear_grid, repeated_columns
+from downscale.grid.curvilinear import CurvilinearGrid, count_repeated_columns, curvilinear_grid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.sphere import EARTH_RADIUS, unit_vectors
 from downscale.io.write import write_checked
@@ -108,7 +108,7 @@ def test_corners_run_counter_clockwise(flip):
     grid = bent()
     if flip:
         grid = curvilinear_grid(grid.lon[::-1], grid.lat[::-1], *(v[::-1] for v in grid.corners))
-    assert grid.handed == (-1 if flip else 1)
+    assert grid.handedness == (-1 if flip else 1)
     lon, lat = grid.refine(2, 2).corners
     area = 0.5 * ((lon - np.roll(lon, 1, -1)) * (lat + np.roll(lat, 1, -1))).sum(axis=-1)
     assert (-area > 0).all()
@@ -154,13 +154,13 @@ def test_parts_given_without_bounds_are_recognised():
 def test_columns_that_come_twice_are_counted():
     lon, lat = np.meshgrid(np.arange(0.0, 360, 10), np.arange(-60.0, 61, 10))
     whole = np.concatenate([lon, lon[:, :2]], axis=1), np.concatenate([lat, lat[:, :2]], axis=1)
-    assert repeated_columns(curvilinear_grid(*whole)) == 2
-    assert repeated_columns(curvilinear_grid(lon, lat)) == 0
+    assert count_repeated_columns(curvilinear_grid(*whole)) == 2
+    assert count_repeated_columns(curvilinear_grid(lon, lat)) == 0
 
 
 def test_steps_are_distances_from_centre_to_centre():
     lon, lat = np.meshgrid(np.arange(0.0, 360, 10), np.arange(-60.0, 61, 10))
-    dy, dx = curvilinear_grid(lon, lat).steps()
+    dy, dx = curvilinear_grid(lon, lat).centre_distances()
     np.testing.assert_allclose(dy, 2 * EARTH_RADIUS * np.deg2rad(10), rtol=1e-13)
     half = np.arcsin(np.sin(np.deg2rad(5)) * np.cos(np.deg2rad(lat)))
     np.testing.assert_allclose(dx, 4 * EARTH_RADIUS * half, rtol=1e-13)

@@ -113,7 +113,7 @@ def test_dropped_files_are_closed_at_once(tmp_path, door, cycle):
     del ds
     gc.collect()
     assert handles(tmp_path) == 0
-    assert not LIBRARY.dropped
+    assert not LIBRARY.dropped_files
 
 
 @counted

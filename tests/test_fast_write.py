@@ -257,13 +257,13 @@ def test_the_check_reads_chunks_and_finds_what_a_fresh_check_finds(tmp_path, mon
     coarse = field_on(world(24, 32), 5, dtype="float32", missing=0.1)
     fine = (coarse.chunk(time=2, lat=7) if lazy else coarse).downscale(2)
     read = []
-    read_chunk = stream.Passage.read_chunk
+    read_chunk = stream.FieldPassage.read_chunk
 
     def noted(self: Any, offset: Any, view: Any) -> None:
         read.append(offset)
         read_chunk(self, offset, view)
 
-    monkeypatch.setattr(stream.Passage, "read_chunk", noted)
+    monkeypatch.setattr(stream.FieldPassage, "read_chunk", noted)
     report = to_netcdf(fine, tmp_path / "a.nc", coarse=coarse, encoding={"tas": {"chunksizes": (1, 20, 64)}}, **options)
     fresh = downscale.check_conservation(coarse, xr.open_dataset(tmp_path / "a.nc"), tolerance=options.get("tolerance"))
     # Each chunk, and three of them once more to be compared with what the library reads.

@@ -13,7 +13,7 @@ from strategies import factor_pairs, grids, seeds
 
 from downscale.engine import fused
 from downscale.kernels import refine
-from downscale.kernels.windows import Windows, shared_windows
+from downscale.kernels.windows import Windows, share_windows
 from downscale.nn.separable import METHODS, operator
 
 methods = st.sampled_from(sorted(METHODS))
@@ -22,7 +22,7 @@ methods = st.sampled_from(sorted(METHODS))
 @given(grids(1, 9), factor_pairs, methods)
 def test_shared_windows_are_the_operator(grid, factor, method):
     for axis, count, cells in zip(operator(method, grid, factor).axes, factor, grid.shape, strict=True):
-        start, weights = shared_windows(axis, count)
+        start, weights = share_windows(axis, count)
         matrix = np.zeros((axis.start.size, cells))
         for tap in range(weights.shape[2]):
             rows = np.arange(axis.start.size)

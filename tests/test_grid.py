@@ -106,7 +106,7 @@ def test_kinds_that_make_no_grid(y, x):
 def test_overlap_of_a_nested_axis_is_its_aggregation(axis, factor, reverse):
     """Each coarse cell is the mean of its own parts by their shares, and each part is its coarse cell."""
     fine = axis.refine(factor)
-    shares = axis.part_weights(fine).reshape(axis.size, factor)
+    shares = axis.fine_fractions(fine).reshape(axis.size, factor)
     expected = np.zeros((axis.size, axis.size, factor))
     expected[np.arange(axis.size), np.arange(axis.size)] = shares
     expected = expected.reshape(axis.size, fine.size)

@@ -138,7 +138,7 @@ def test_a_seal_nested_beyond_all_bounds_seals_nothing(tmp_path: Path) -> None:
 
 LOOP = """
 import numpy as np
-from downscale.kernels.compiled import compiled
+from downscale.kernels.compiled import compile_loop
 
 def total(values):
     found = 0.0
@@ -146,7 +146,7 @@ def total(values):
         found += value
     return found
 
-loop = compiled(total)
+loop = compile_loop(total)
 assert loop(np.arange(4.0)) == 6.0
 print(len(loop.stats.cache_hits))
 """
@@ -183,7 +183,9 @@ FULL = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))"
 @pytest.mark.parametrize(("before", "after"), [(FULL, ""), ("", FULL)], ids=["full", "full after import"])
 def test_loops_are_compiled_where_the_cache_cannot_be_written(before: str, after: str, tmp_path: Path) -> None:
     script = tmp_path / "loop.py"
-    script.write_text(before + LOOP.replace("compiled(total)", f"compiled(total); {after}") + "loop(np.arange(4))")
+    script.write_text(
+        before + LOOP.replace("compile_loop(total)", f"compile_loop(total); {after}") + "loop(np.arange(4))"
+    )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr

@@ -31,7 +31,7 @@ from strategies import (
 
 import downscale
 from downscale.errors import GridError
-from downscale.io.encoding import CERTIFICATE
+from downscale.io.encoding import REPORT_ATTR
 from downscale.nn.separable import METHODS
 
 pytestmark = [pytest.mark.laws, pytest.mark.usefixtures("one_thread")]
@@ -275,7 +275,7 @@ def test_what_is_written_is_read_back_and_certified(sample, factors):
         report = downscale.to_netcdf(fine, Path(folder) / "fine.nc", coarse=sample.ds)
         assert report.passed
         with downscale.open_dataset(Path(folder) / "fine.nc") as back:
-            assert json.loads(back.attrs[CERTIFICATE])["passed"] is True
+            assert json.loads(back.attrs[REPORT_ATTR])["passed"] is True
             assert "conservation passed as written" in back.v.attrs["conservation"]
             assert same_bits(back.v.transpose(*fine.v.dims), fine.v)
             assert_kept(sample, back)

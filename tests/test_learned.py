@@ -28,7 +28,7 @@ def assert_cell_law(y: Tensor, x: Tensor, cells: Aggregation, rtol: float = 1e-6
     """Cell means of the stored values, taken in float64, beside the largest value of the cell."""
     y = y.detach()
     mask = torch.isfinite(y)
-    means = cells.masked(mask).mean(y.double())
+    means = cells.apply_mask(mask).mean(y.double())
     size = cells.reduce_cells(torch.where(mask, y.abs(), torch.zeros_like(y)).double(), torch.maximum, 0.0)
     size = torch.maximum(size, x.double().abs())
     known = torch.isfinite(means) & torch.isfinite(x)
@@ -129,7 +129,7 @@ def test_without_the_constraint_the_projection_stays(constraint: str) -> None:
     x, proposal, cells, statics = some_fields(GRID, (3, 2), dtype=torch.float64, masked=0.2)
     z = model(x, proposal, cells, statics=statics, constrain=False)
     seen = torch.isfinite(proposal)
-    shift = cells.masked(seen).mean(z - proposal).abs().nan_to_num().max()
+    shift = cells.apply_mask(seen).mean(z - proposal).abs().nan_to_num().max()
     if constraint in ("none", "softmax"):
         assert shift > 1e-2
     else:

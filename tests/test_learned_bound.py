@@ -258,7 +258,7 @@ def test_the_mask_of_a_place_binds_the_law_to_what_is_valid() -> None:
     mask = torch.rand(place.fine.shape) > 0.3
     fine = up(x, Place(grid, place.fine, statics={**place.statics, "mask": mask.double()}))
     assert torch.equal(torch.isnan(fine), ~mask.expand_as(fine))
-    cells = up.cells.masked(mask)
+    cells = up.cells.apply_mask(mask)
     means, known = cells.mean(fine), cells.valid_fraction > 0
     torch.testing.assert_close(means[..., known], x[..., known], rtol=1e-12, atol=1e-12)
 
@@ -374,7 +374,7 @@ def test_what_does_not_fit_a_grid_is_refused() -> None:
     with pytest.raises(ShapeError, match="expected the factor of the model, 2 x 3, received 3 x 3; use that factor"):
         model.bind(grid, parts_of(grid, 3))
     with pytest.raises(OptionError, match="expected one of 1 outputs of the model, received number 1"):
-        model.bind(grid, (Subcells.equal(grid.y, 2), Subcells.equal(grid.x, 3)), variable=1)
+        model.bind(grid, (Subcells.from_factor(grid.y, 2), Subcells.from_factor(grid.x, 3)), variable=1)
     up = model.bind(grid, parts_of(grid, FACTOR))
     with pytest.raises(InputError, match="expected the fine fields 'orog' for this model, received none"):
         up(torch.from_numpy(maps_on(grid)), Place(grid, grid.refine(*FACTOR)))

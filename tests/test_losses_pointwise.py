@@ -199,9 +199,9 @@ def test_steepness_is_the_terrain_gradient_penalty(grid, seed, gaps):
     spacing = Spacing.of(grid)
     allowed = TerrainPenalty(1e-7, 1e-3).allowed(orog, made, spacing)
     expected = terrain_gradient_penalty(made, spacing, allowed, area, mask)
-    found = steepness(made, true, area * mask, spacing=spacing, allowed=allowed)
+    found = steepness(made, true, area * mask, spacing=spacing, allowed_slope=allowed)
     assert float(found) == pytest.approx(float(expected), rel=1e-9, abs=1e-300)
-    doubled = steepness(made, true, area * mask, spacing=spacing, allowed=allowed, scale=2.0)
+    doubled = steepness(made, true, area * mask, spacing=spacing, allowed_slope=allowed, scale=2.0)
     assert float(doubled) == pytest.approx(float(found) / 4, rel=1e-12, abs=1e-300)
 
 
@@ -252,7 +252,7 @@ def test_closure_is_the_mean_square_of_what_cells_lack(coarse_grid, seed, missin
             total, share = total + w.sum() * gap**2, share + w.sum()
     found = soft_closure(made, true, weight, coarse=torch.from_numpy(x), cells=cells)
     assert float(found) == pytest.approx(total / share if share else 0.0, rel=1e-9, abs=1e-12)
-    means = cells.masked(torch.isfinite(true) & (weight > 0)).mean(made)
+    means = cells.apply_mask(torch.isfinite(true) & (weight > 0)).mean(made)
     exact = soft_closure(made, true, weight, coarse=means, cells=cells)
     assert float(exact) < 1e-25
 

@@ -63,7 +63,7 @@ def test_rotated_files_get_true_positions_whose_cells_surround_them(name):
 def test_positions_of_a_real_projection_are_those_of_its_file():
     source = downscale.open_dataset(shared_data("precipitation_mch_20150515_1km_5min.nc"))[["orog"]]
     where = horizontal(source)
-    assert where.planes == ("lat", "lon")
+    assert where.positions == ("lat", "lon")
     found = positions(where.grid, where.locator)
     np.testing.assert_allclose(found.lat, source.lat, rtol=0, atol=1e-5)
     np.testing.assert_allclose(found.lon, source.lon, rtol=0, atol=1e-5)

@@ -21,7 +21,7 @@ from result_grids import conic, equal_area, rotated, stereographic
 
 import downscale
 from downscale.cf.horizontal import horizontal
-from downscale.cf.mapping import unrotated
+from downscale.cf.mapping import unrotate
 from downscale.errors import GridError, InputError, OptionError, OutputError
 from downscale.plot import compare
 from downscale.plot.cells import choose_projection, find_field, read_cells, window
@@ -617,8 +617,8 @@ def turned_mesh(shape: tuple[int, int], box: Any, pole: tuple[float, float]) -> 
     """Two-dimensional positions of a product grid about another pole: over the date line and around both poles."""
     south, north, west, east = box
     y, x = np.linspace(south, north, shape[0] + 1), np.linspace(west, east, shape[1] + 1)
-    node = unrotated(*np.meshgrid(x, y), *pole)
-    middle = unrotated(*np.meshgrid((x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2), *pole)
+    node = unrotate(*np.meshgrid(x, y), *pole)
+    middle = unrotate(*np.meshgrid((x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2), *pole)
     coords = {}
     for name, nodes, inner in (("lat", node[1], middle[1]), ("lon", node[0], middle[0])):
         rings = np.stack([nodes[:-1, :-1], nodes[:-1, 1:], nodes[1:, 1:], nodes[1:, :-1]], axis=-1)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from downscale.errors import OptionError
 from downscale.fields.noise import Draws, Noise, Window, lifetime_of, moment_weights
-from downscale.kernels.normal import normal_from
+from downscale.kernels.normal import fill_normal
 
 WHOLE = Window(-70, 150), Window(0, 200)
 GOLDEN = [
@@ -96,7 +96,7 @@ def test_numbers_are_the_same_for_ever() -> None:
 @given(st.integers(0, 2**64 - 1))
 def test_a_number_is_the_inverse_of_the_distribution(word: int) -> None:
     made = np.empty(2)
-    normal_from(np.array([word], np.uint64), made)
+    fill_normal(np.array([word], np.uint64), made)
     for bits, number in zip((word & 0xFFFFFFFF, word >> 32), made, strict=True):
         expected = NormalDist().inv_cdf((bits + 0.5) / 2**32)
         assert abs(number - expected) < 1e-8

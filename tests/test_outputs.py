@@ -21,8 +21,8 @@ from sample_fields import field_on, world
 
 import downscale
 from downscale.errors import ConservationError, OutputError
-from downscale.io.leases import SILENT_SECONDS, lock_path, only_run
-from downscale.io.paths import FOREIGN, check_netcdf, named_files, scratch_name, this_host
+from downscale.io.leases import SILENT_SECONDS, lock_output, lock_path
+from downscale.io.paths import FOREIGN, check_netcdf, find_named_files, scratch_name, this_host
 from downscale.runs.manifest import identity
 
 APPLY = ("apply", "in.nc", "out.nc", "--factor", 2)
@@ -151,7 +151,7 @@ def test_an_evaluation_never_replaces_its_data(here):
 def test_files_are_found_wherever_a_recipe_names_them(here):
     Path("b_1.nc").touch()
     content = {"a": [{"fine": "in.nc"}, ("b_*.nc", 4)], "c": "sample:x", "d": None, "e": "no\nfile", "f": "x" * 5000}
-    assert named_files(content) == ["in.nc", "b_1.nc"]
+    assert find_named_files(content) == ["in.nc", "b_1.nc"]
 
 
 # What may not be gone on with.
@@ -341,10 +341,10 @@ def test_a_lock_of_a_run_that_is_no_more_is_taken_over(here, how):
 
 
 def test_a_lock_is_held_within_a_process_too(tmp_path):
-    with only_run(tmp_path / "a.nc"):
-        with pytest.raises(OutputError, match="wait"), only_run(tmp_path / "a.nc"):
+    with lock_output(tmp_path / "a.nc"):
+        with pytest.raises(OutputError, match="wait"), lock_output(tmp_path / "a.nc"):
             pass
-        with only_run(tmp_path / "b.nc"):
+        with lock_output(tmp_path / "b.nc"):
             pass
     assert not list(tmp_path.iterdir())
 

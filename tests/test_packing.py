@@ -19,7 +19,7 @@ from sample_fields import field_on, rain_on, region, same_bits, world
 
 import downscale
 from downscale.errors import ConservationError, InputError, OptionError, OutputError
-from downscale.io.encoding import CERTIFICATE, CODES, FILL, enough_bits, parse_packing, round_bits, scale_and_offset
+from downscale.io.encoding import CODES, FILL, REPORT_ATTR, enough_bits, parse_packing, round_bits, scale_and_offset
 from downscale.output import to_netcdf
 
 FLOATS = {"float32": (np.uint32, 23), "float64": (np.uint64, 52)}
@@ -178,7 +178,7 @@ def test_the_certificate_states_tolerance_error_and_packing(tmp_path):
         coarse.downscale(2), tmp_path / "a.nc", coarse=coarse, packing={"tas": "int16", "pr": 12}, tolerance=2e-2
     )
     back = reopened(tmp_path / "a.nc")
-    found = json.loads(back.attrs[CERTIFICATE])["variables"]
+    found = json.loads(back.attrs[REPORT_ATTR])["variables"]
     fresh = downscale.check_conservation(coarse, back, tolerance=2e-2)
     for name, words in (("tas", "short integers over the range of values"), ("pr", "12 mantissa bits kept")):
         assert words in found[name]["packing"] == back[name].attrs["packing"]
@@ -225,7 +225,7 @@ def test_a_field_that_was_packed_is_not_packed_again(tmp_path):
     to_netcdf(first, tmp_path / "b.nc")
     with netCDF4.Dataset(tmp_path / "b.nc") as file:
         assert not {"scale_factor", "add_offset", "packing", "conservation"} & set(file["tas"].ncattrs())
-        assert CERTIFICATE not in file.ncattrs(), "what was found in another file"
+        assert REPORT_ATTR not in file.ncattrs(), "what was found in another file"
     assert same_bits(reopened(tmp_path / "b.nc").tas, first.tas)
 
 

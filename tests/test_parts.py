@@ -50,7 +50,7 @@ def test_parts_make_up_their_cells(pair):
     parts = Subcells.between(coarse, target)
     cells = parts.measure.reshape(coarse.size, parts.count)
     np.testing.assert_allclose(cells.sum(axis=1), coarse.measure, rtol=1e-9)
-    np.testing.assert_allclose(parts.share.reshape(cells.shape).sum(axis=1), 1, rtol=1e-14)
+    np.testing.assert_allclose(parts.area_fraction.reshape(cells.shape).sum(axis=1), 1, rtol=1e-14)
     assert (parts.measure[~parts.empty] > 0).all()
     low, high = np.minimum(parts.low, parts.high), np.maximum(parts.low, parts.high)
     edges = np.sort(np.stack([coarse.edges[:-1], coarse.edges[1:]]), axis=0).repeat(parts.count, axis=1)
@@ -69,7 +69,7 @@ def test_means_over_target_cells_are_those_of_overlaps(pair):
     moved = parts.target.edges != target.edges
     assert np.abs(parts.target.edges - target.edges).max() <= slack * (1 + 1e-9)
     assert (off_edges(parts.target.edges[moved], coarse) <= 1e-9 * np.abs(coarse.edges).max()).all()
-    one = Subcells.equal(CellAxis(np.array([0.0, 1.0]), "index"), 1)
+    one = Subcells.from_factor(CellAxis(np.array([0.0, 1.0]), "index"), 1)
     values = np.eye(coarse.size)[:, :, None]
     cut = np.repeat(values, parts.count, axis=1)
     means = SupermeshMean.of(parts, one).mean(cut)[..., 0]
@@ -77,7 +77,7 @@ def test_means_over_target_cells_are_those_of_overlaps(pair):
     covered = direct.sum(axis=1)
     expected = np.where(covered > 0, direct.T / np.where(covered > 0, covered, 1), np.nan)
     np.testing.assert_allclose(means, expected, atol=1e-7)
-    np.testing.assert_allclose(parts.covered, np.minimum(covered, 1), atol=1e-7)
+    np.testing.assert_allclose(parts.covered_fraction, np.minimum(covered, 1), atol=1e-7)
 
 
 @given(pairs(), pairs(), seeds, st.data())
@@ -87,7 +87,7 @@ def test_the_budget_of_what_is_covered_and_valid_is_kept(rows, columns, seed, da
     field = rng.normal(size=(y.size, x.size))
     mask = data.draw(masks(field.shape))
     groups = SupermeshMean.of(y, x)
-    groups = groups.masked(mask)
+    groups = groups.apply_mask(mask)
     means, weight = groups.mean(field), groups.valid_measure
     inside = np.multiply.outer(y.owner >= 0, x.owner >= 0) & mask
     area = np.multiply.outer(y.measure, x.measure)
@@ -106,8 +106,8 @@ def test_constants_stay_and_maps_together_give_the_bits_of_each(rows, columns, s
     field = generator(seed).normal(size=(2, y.size, x.size))
     mask = field > -1
     for together, each in ((None, (None, None)), (mask, mask)):
-        means = [groups.masked(one).mean(values, 0.5) for one, values in zip(each, field, strict=True)]
-        np.testing.assert_array_equal(groups.masked(together).mean(field, 0.5), means)
+        means = [groups.apply_mask(one).mean(values, 0.5) for one, values in zip(each, field, strict=True)]
+        np.testing.assert_array_equal(groups.apply_mask(together).mean(field, 0.5), means)
 
 
 @given(pairs(), pairs(), seeds)
@@ -126,10 +126,10 @@ def test_the_greatest_is_that_of_the_parts_which_a_target_cell_covers(rows, colu
 @pytest.mark.parametrize(("na_thres", "values"), [(0.0, 1), (0.3, 2), (0.5, 3), (1.0, 4)])
 def test_the_threshold_is_the_missing_share_that_is_borne(na_thres, values):
     parts = Subcells.between(CellAxis(np.arange(21.0), "projected"), CellAxis(np.arange(0, 24.0, 4), "projected"))
-    one = Subcells.equal(CellAxis(np.array([0.0, 1.0]), "index"), 1)
+    one = Subcells.from_factor(CellAxis(np.array([0.0, 1.0]), "index"), 1)
     valid = np.ones((20, 1), dtype=bool)
     valid[4:5], valid[8:10], valid[12:15], valid[16:20] = False, False, False, False
-    means = SupermeshMean.of(parts, one).masked(valid).mean(np.arange(20.0)[:, None], na_thres)[:, 0]
+    means = SupermeshMean.of(parts, one).apply_mask(valid).mean(np.arange(20.0)[:, None], na_thres)[:, 0]
     assert np.isfinite(means).tolist() == [True] * values + [False] * (5 - values)
 
 
@@ -140,7 +140,7 @@ def test_cells_that_nest_evenly_are_regular_in_any_order(axis, factor, turned):
     parts = Subcells.between(axis, target)
     assert parts.regular
     assert parts.count == factor
-    np.testing.assert_allclose(np.sort(parts.low), np.sort(Subcells.equal(axis, factor).low), atol=1e-9)
+    np.testing.assert_allclose(np.sort(parts.low), np.sort(Subcells.from_factor(axis, factor).low), atol=1e-9)
     assert (np.diff(np.argsort(parts.owner)) != 0).all()
 
 
@@ -148,11 +148,11 @@ def test_cells_that_nest_evenly_are_regular_in_any_order(axis, factor, turned):
 def test_the_sobolev_kernel_keeps_its_laws_on_any_parts(pair, taps, order):
     parts = Subcells.between(*pair)
     assume(not slivers(parts))
-    other = Subcells.equal(CellAxis(np.arange(4.0), "index"), 1)
+    other = Subcells.from_factor(CellAxis(np.arange(4.0), "index"), 1)
     grid = RectilinearGrid(parts.coarse, other.coarse) if parts.coarse.kind == "projected" else None
     if grid is None:
         across = CellAxis(np.array([0.0, 10.0]), "longitude" if parts.coarse.kind == "latitude" else "latitude")
-        other = Subcells.equal(across, 1)
+        other = Subcells.from_factor(across, 1)
         both = (parts, other) if parts.coarse.kind == "latitude" else (other, parts)
     else:
         both = (parts, other)
@@ -160,7 +160,7 @@ def test_the_sobolev_kernel_keeps_its_laws_on_any_parts(pair, taps, order):
     axis = up.axes[0 if both[0] is parts else 1]
     matrix = axis.dense(parts.coarse.size)
     np.testing.assert_allclose(matrix.sum(axis=1), 1, atol=1e-8)
-    means = np.add.reduceat(parts.share[:, None] * matrix, np.arange(0, parts.size, parts.count), axis=0)
+    means = np.add.reduceat(parts.area_fraction[:, None] * matrix, np.arange(0, parts.size, parts.count), axis=0)
     np.testing.assert_allclose(means, np.eye(parts.coarse.size), atol=1e-9)
 
 
@@ -170,7 +170,7 @@ def test_parts_that_nest_get_the_weights_of_the_axis():
     fine = CellAxis(np.sort(np.concatenate([np.arange(0, 12.0), np.arange(11) + 0.3])), "projected")
     parts = Subcells.between(coarse, fine)
     other = CellAxis(np.arange(4.0) * 1000, "projected")
-    up = SobolevUpsample(RectilinearGrid(coarse, other), (parts, Subcells.equal(other, 1)))
+    up = SobolevUpsample(RectilinearGrid(coarse, other), (parts, Subcells.from_factor(other, 1)))
     direct = axis_weights(coarse.edges, fine.edges)
     np.testing.assert_allclose(up.axes[0].dense(11), direct.dense(11), atol=1e-12)
 
@@ -193,8 +193,8 @@ def test_where_the_border_of_the_target_runs_through_a_cell_its_inner_part_carri
     parts = Subcells.between(
         CellAxis(np.arange(0, 5.0), "projected"), CellAxis(np.array([0.5, 2.5, 3.25]), "projected")
     )
-    assert parts.share.reshape(4, -1)[:3].tolist() == [[0, 1], [1, 0], [0.5, 0.5]]
-    means = Aggregation(parts.share, np.ones(1), parts.count, 1).mean(parts.owner.astype(float)[:, None])
+    assert parts.area_fraction.reshape(4, -1)[:3].tolist() == [[0, 1], [1, 0], [0.5, 0.5]]
+    means = Aggregation(parts.area_fraction, np.ones(1), parts.count, 1).mean(parts.owner.astype(float)[:, None])
     assert means[:, 0].tolist() == [0, 0, 0.5, 1]
 
 
@@ -210,7 +210,7 @@ def test_cells_whose_edges_are_rounded_lack_no_sliver_of_themselves(closed):
     for turns in (0, -360):
         parts = Subcells.between(coarse, CellAxis(rounded + turns, "longitude"))
         assert parts.regular
-        np.testing.assert_allclose(parts.covered, 1, rtol=4 * np.finfo(float).eps)
+        np.testing.assert_allclose(parts.covered_fraction, 1, rtol=4 * np.finfo(float).eps)
         np.testing.assert_allclose(parts.target.edges - turns, coarse.edges, rtol=0, atol=1e-12 * 360)
 
 

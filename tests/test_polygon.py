@@ -12,7 +12,7 @@ from downscale.grid.sphere import (
     arc,
     degrees_of,
     inner_points,
-    normalised,
+    normalise,
     part_corners,
     polygon_area,
     unit_vectors,
@@ -22,12 +22,12 @@ from downscale.grid.sphere import (
 def random_quadrilaterals(seed: int, size: float, count: int = 20) -> np.ndarray:
     """Convex quadrilaterals of about ``size`` radians anywhere, counter-clockwise."""
     rng = generator(seed)
-    centre = normalised(rng.standard_normal((count, 1, 3)))
-    first = normalised(np.cross(centre, normalised(rng.standard_normal((count, 1, 3)))))
+    centre = normalise(rng.standard_normal((count, 1, 3)))
+    first = normalise(np.cross(centre, normalise(rng.standard_normal((count, 1, 3)))))
     second = np.cross(centre, first)
     angle = np.pi / 2 * (np.arange(4) + rng.uniform(-0.3, 0.3, (count, 4)))
     plane = np.cos(angle)[..., None] * first + np.sin(angle)[..., None] * second
-    return normalised(centre + size * plane)
+    return normalise(centre + size * plane)
 
 
 @given(st.integers(3, 40), st.integers(4, 40))
@@ -62,7 +62,7 @@ def test_the_parts_of_a_quadrilateral_add_up_to_it(seed, size, along, across):
 def test_inner_points_of_a_side_lie_on_its_circle(seed):
     corners = random_quadrilaterals(seed, 0.3)
     points = inner_points(corners, np.linspace(0, 1, 5), np.array([0.0, 1.0]))
-    normal = normalised(np.cross(corners[:, 0], corners[:, 1]))
+    normal = normalise(np.cross(corners[:, 0], corners[:, 1]))
     np.testing.assert_allclose((points[:, 0] * normal[:, None]).sum(axis=-1), 0, rtol=0, atol=1e-15)
     np.testing.assert_allclose(points[:, 1, 0], corners[:, 3], rtol=0, atol=1e-15)
     np.testing.assert_allclose(points[:, 1, -1], corners[:, 2], rtol=0, atol=1e-15)
@@ -70,7 +70,7 @@ def test_inner_points_of_a_side_lie_on_its_circle(seed):
 
 def test_flat_polygons_have_no_area():
     a, b = unit_vectors([10.0, 20.0], [0.0, 0.0])
-    for ring in ([a, a, a, a], [a, b, b, a], [a, b, a, b], [a, normalised(a + b), b, b]):
+    for ring in ([a, a, a, a], [a, b, b, a], [a, b, a, b], [a, normalise(a + b), b, b]):
         assert abs(polygon_area(np.array(ring))) < 1e-16
 
 

@@ -14,7 +14,7 @@ from result_grids import GRIDS, curvilinear, latlon, members, times
 from sample_fields import field_on, region, world
 
 import downscale
-from downscale.cf.times import frequency, period, resolution
+from downscale.cf.times import cmip_frequency, iso_duration, iso_resolution
 from downscale.errors import OptionError, OutputError
 from downscale.io.attributes import REQUIRED, coverage, extent, file_attributes, parse_profile
 from downscale.output import to_netcdf
@@ -131,14 +131,15 @@ def test_spans_in_every_calendar(calendar):
 
 
 def test_steps_in_words():
-    assert [period(days) for days in (0.0, 1.0, 0.125, 30.5, 1 / 1440)] == ["PT0S", "P1D", "PT3H", "P30DT12H", "PT1M"]
-    assert resolution(np.array([365.0, 366.0])) == "P1Y"
-    assert resolution(np.array([1.0, 2.0])) is None
-    assert resolution(np.array([])) is None
+    durations = [iso_duration(days) for days in (0.0, 1.0, 0.125, 30.5, 1 / 1440)]
+    assert durations == ["PT0S", "P1D", "PT3H", "P30DT12H", "PT1M"]
+    assert iso_resolution(np.array([365.0, 366.0])) == "P1Y"
+    assert iso_resolution(np.array([1.0, 2.0])) is None
+    assert iso_resolution(np.array([])) is None
     monthly = xr.Dataset(coords={"time": xr.date_range("2000-01-01", periods=12, freq="MS")})
-    assert frequency(monthly) == "mon"
-    assert frequency(monthly.isel(time=[0, 2, 3])) is None
-    assert frequency(xr.Dataset()) == "fx"
+    assert cmip_frequency(monthly) == "mon"
+    assert cmip_frequency(monthly.isel(time=[0, 2, 3])) is None
+    assert cmip_frequency(xr.Dataset()) == "fx"
 
 
 def test_a_frequency_that_times_deny_is_dropped():

@@ -15,7 +15,7 @@ from schedulers import computations
 
 import downscale
 from downscale.errors import InputError, OptionError
-from downscale.io.formats import require_whole
+from downscale.io.formats import require_complete
 from downscale.io.paths import sources_of
 from downscale.io.read import find_files
 
@@ -127,26 +127,26 @@ def test_half_a_classic_file_is_refused(tmp_path, kind, records, several):
     """The library would give zeros for the missing half."""
     path = tmp_path / "old.nc"
     whole = classic_file(path, kind, records, several)
-    require_whole(path)
+    require_complete(path)
     assert float(downscale.open_dataset(path, chunks=None).tas.max()) == 104.0
     for length in (3, 5, 30, 200, len(whole) // 2, len(whole) - 4):
         path.write_bytes(whole[:length])
         assert "expected a whole NetCDF file" in messages(path) or length == 3
     path.write_bytes(whole + b"more")
-    require_whole(path)
+    require_complete(path)
 
 
 def test_a_classic_file_still_being_streamed_has_no_length(tmp_path):
     whole = bytearray(classic_file(tmp_path / "old.nc", "NETCDF3_CLASSIC", True, False))
     whole[4:8] = b"\xff\xff\xff\xff"
     (tmp_path / "old.nc").write_bytes(whole)
-    require_whole(tmp_path / "old.nc")
+    require_complete(tmp_path / "old.nc")
 
 
 @pytest.mark.parametrize("name", ["nasty_packed_int16_eraint_uvz_0p75deg.nc", "nasty_rotated_pole_mslp.nc"])
 def test_real_classic_files_are_whole(name, tmp_path):
     path = shared_data(name)
-    require_whole(path)
+    require_complete(path)
     half = tmp_path / "half.nc"
     half.write_bytes(path.read_bytes()[:-1000])
     assert "get it again" in messages(half) or path.read_bytes()[:3] != b"CDF"

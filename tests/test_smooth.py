@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from downscale.errors import OptionError, ShapeError
 from downscale.kernels.laws import law_residual, law_system, project
-from downscale.kernels.smooth import laplacian, roughness, smooth
+from downscale.kernels.smooth import kernel_roughness, laplacian, smooth
 from downscale.losses.spatial import kernel_smoothness
 
 LAWS = st.sampled_from(["total", "phase", "cell", ("phase", "cell")])
@@ -49,13 +49,13 @@ def test_without_strength_it_is_the_projection_on_the_law():
 def test_one_laplacian_for_smoothing_and_training(k_y, k_x, seed):
     w = np.random.default_rng(seed).normal(size=(k_y, k_x))
     form = float(w.ravel() @ laplacian((k_y, k_x)) @ w.ravel())
-    assert roughness(w) == pytest.approx(form, abs=1e-9)
+    assert kernel_roughness(w) == pytest.approx(form, abs=1e-9)
     assert float(kernel_smoothness([torch.from_numpy(w)])) == pytest.approx(form, abs=1e-9)
 
 
 def test_smoothing_is_smoother_and_a_constant_stays():
     w0 = np.random.default_rng(1).normal(size=(4, 4))
-    rough = [roughness(smooth(w0, strength, "phase", 2)) for strength in (0.0, 0.3, 3.0, 300.0)]
+    rough = [kernel_roughness(smooth(w0, strength, "phase", 2)) for strength in (0.0, 0.3, 3.0, 300.0)]
     assert rough == sorted(rough, reverse=True)
     assert np.allclose(smooth(np.full((4, 4), 0.25), 10.0, "phase", 2), 0.25)
 

@@ -15,7 +15,7 @@ from strategies import axes, factors, generator, irregular, latitudes, odd_taps,
 
 from downscale.errors import OptionError, ShapeError
 from downscale.grid.axis import CellAxis
-from downscale.kernels.sobolev import axis_weights, enforce_cell_law, usable_taps
+from downscale.kernels.sobolev import axis_weights, enforce_cell_conservation, usable_taps
 
 REFERENCE = DATA.parent / "reference" / "axis_weights.py"
 
@@ -117,8 +117,8 @@ def test_no_other_weights_with_the_same_drift_predict_better(seed, count, order)
 @given(axes(1, 24), factors, odd_taps, st.sampled_from([0.75, 1.0, 1.25, 2.0]))
 def test_phase_law_and_cell_law_hold_for_any_edges(axis, factor, taps, order):
     raw, fine, _ = operator(axis, factor, taps, order)
-    shares = axis.part_weights(fine)
-    found = enforce_cell_law(raw, shares)
+    shares = axis.fine_fractions(fine)
+    found = enforce_cell_conservation(raw, shares)
     size = np.abs(found.weights).max()
     np.testing.assert_allclose(found.weights.sum(axis=1), 1.0, rtol=0, atol=1e-12 * size)
     back = (shares[:, None] * found.dense(axis.size)).reshape(axis.size, factor, axis.size).sum(axis=1)
@@ -144,7 +144,7 @@ def test_short_axes_use_all_their_cells_and_keep_the_laws(axis, factor, order):
     """Also with fewer cells than drift terms, where one polynomial through all cells is left."""
     found, fine, period = operator(axis, factor, 9, order)
     assert found.taps == usable_taps(9, axis.size, period is not None) <= axis.size
-    back = (axis.part_weights(fine)[:, None] * found.dense(axis.size)).reshape(axis.size, factor, -1).sum(axis=1)
+    back = (axis.fine_fractions(fine)[:, None] * found.dense(axis.size)).reshape(axis.size, factor, -1).sum(axis=1)
     np.testing.assert_allclose(back, np.eye(axis.size), rtol=0, atol=1e-7)
     np.testing.assert_allclose(found.weights.sum(axis=1), 1.0, rtol=0, atol=1e-7)
 

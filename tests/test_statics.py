@@ -15,12 +15,12 @@ from downscale.cf.horizontal import horizontal
 from downscale.check.self_validation import self_validation, terrain_penalty_values
 from downscale.errors import GridError, InputError
 from downscale.grid.latlon import RectilinearGrid
-from downscale.io.statics import mask_on_grid, on_grid, pick_mask, pick_static
+from downscale.io.statics import pick_mask, pick_static, regrid_mask, regrid_static
 from downscale.request import Request
 
 
 def on(relief: xr.Dataset | xr.DataArray, grid: RectilinearGrid) -> np.ndarray:
-    return np.asarray(on_grid(pick_static(relief), grid))
+    return np.asarray(regrid_static(pick_static(relief), grid))
 
 
 @pytest.mark.parametrize("grid", [world(), region(), plane()])
@@ -86,7 +86,7 @@ def test_relief_has_two_dimensions():
 def test_lazy_relief_stays_lazy():
     relief = relief_on(region()).chunk(lat=5)
     grid = horizontal(relief).grid
-    lazy = on_grid(pick_static(relief), grid)
+    lazy = regrid_static(pick_static(relief), grid)
     assert lazy.shape == grid.shape
     assert same_bits(lazy, relief.orog)
 
@@ -183,42 +183,44 @@ def test_a_mask_of_quadrilaterals_is_a_share_of_each():
     fine, finer = ds.downscale(2), ds.downscale(4)
     valid = np.random.default_rng(2).uniform(size=(24, 32)) > 0.4
     mask = beside(xr.DataArray(valid, dims=("j", "i")), finer).rename(orog="mask")
-    share = mask_on_grid(pick_mask(mask), horizontal(fine).grid)
+    share = regrid_mask(pick_mask(mask), horizontal(fine).grid)
     area = horizontal(finer).grid.cell_area
     inside = (area * valid).reshape(12, 2, 16, 2).sum(axis=(1, 3)) / area.reshape(12, 2, 16, 2).sum(axis=(1, 3))
     np.testing.assert_allclose(share, inside, rtol=1e-12)
     with pytest.raises(GridError, match=r"mask: expected the 12 x 16 fine cells of a curvilinear grid, received 6 x 8"):
-        mask_on_grid(pick_mask(conic().tas[0] > 280), horizontal(fine).grid)
+        regrid_mask(pick_mask(conic().tas[0] > 280), horizontal(fine).grid)
 
 
 def test_relief_must_turn_about_the_same_pole():
     ds = rotated()
     where, relief = horizontal(ds), ds[["tas"]].isel(time=0)
-    np.testing.assert_array_equal(on_grid(relief, where.grid, "lapse_rate", where), relief.tas)
+    np.testing.assert_array_equal(regrid_static(relief, where.grid, "lapse_rate", where), relief.tas)
     other = rotated().drop_vars(["lat", "lon"])
     other.crs.attrs["grid_north_pole_latitude"] = 41.0
     with pytest.raises(GridError, match=r"on the axes of a pole at latitude 39.25, .* received .* at latitude 41,"):
-        on_grid(other[["tas"]].isel(time=0), where.grid, "lapse_rate", where)
+        regrid_static(other[["tas"]].isel(time=0), where.grid, "lapse_rate", where)
     with pytest.raises(GridError, match=r"mask: expected a field on latitudes and longitudes, .* one on the axes of a"):
-        mask_on_grid(pick_mask(relief.tas > 280), horizontal(latlon()).grid, horizontal(latlon()))
+        regrid_mask(pick_mask(relief.tas > 280), horizontal(latlon()).grid, horizontal(latlon()))
     # Two descriptions of one pole are one pole.
     turned = rotated()
     turned.crs.attrs["grid_north_pole_longitude"] += 360
-    np.testing.assert_array_equal(on_grid(turned[["tas"]].isel(time=0), where.grid, "lapse_rate", where), relief.tas)
+    np.testing.assert_array_equal(
+        regrid_static(turned[["tas"]].isel(time=0), where.grid, "lapse_rate", where), relief.tas
+    )
 
 
 def test_relief_must_lie_in_the_same_projection():
     ds = equal_area()
     where, relief = horizontal(ds), ds[["tas"]].isel(time=0)
-    np.testing.assert_array_equal(on_grid(relief, where.grid, "lapse_rate", where), relief.tas)
+    np.testing.assert_array_equal(regrid_static(relief, where.grid, "lapse_rate", where), relief.tas)
     # An array keeps the name of its grid mapping, whose variable may stay behind.
     named = relief.drop_vars("crs")
-    np.testing.assert_array_equal(on_grid(named, where.grid, "lapse_rate", where), relief.tas)
+    np.testing.assert_array_equal(regrid_static(named, where.grid, "lapse_rate", where), relief.tas)
     named.tas.attrs.pop("grid_mapping")
     with pytest.raises(GridError, match=r"received one on metres of a projection without a grid_mapping; copy"):
-        on_grid(named.isel(y=slice(1, None)), where.grid, "lapse_rate", where)
+        regrid_static(named.isel(y=slice(1, None)), where.grid, "lapse_rate", where)
     with pytest.raises(GridError, match=r"a projection \(lambert_azimuthal_equal_area\), .*lambert_conformal"):
-        on_grid(conic()[["tas"]].isel(time=0), where.grid, "lapse_rate", where)
+        regrid_static(conic()[["tas"]].isel(time=0), where.grid, "lapse_rate", where)
     with pytest.raises(GridError, match=r"expected a field on metres of a projection.* received one on latitudes and"):
         on(latlon()[["tas"]].isel(time=0), where.grid)
     with pytest.raises(GridError, match=r"received one on two-dimensional latitudes and longitudes; bring it to the"):

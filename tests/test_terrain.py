@@ -162,7 +162,7 @@ class Case:
         self.cells = Aggregation.between(grid, self.fine)
         self.proposal = SobolevUpsample(grid, factor)(coarse)
         if bounds != (None, None):
-            self.proposal = bounded(self.proposal, coarse, self.cells.masked(torch.isfinite(self.proposal)), bounds)
+            self.proposal = bounded(self.proposal, coarse, self.cells.apply_mask(torch.isfinite(self.proposal)), bounds)
 
     def typical(self) -> float:
         """The median slope, so that half of the field is too steep."""
@@ -248,7 +248,7 @@ def test_refinement_lowers_the_penalty_and_keeps_cells_bounds_and_gaps(case):
     settings = case.settings(20, weight=30.0, ratio=2e-3)
     fine = case.refined(settings)
     assert float(case.penalty(fine, settings)) < 0.8 * float(case.penalty(case.proposal, settings))
-    means = case.cells.masked(torch.isfinite(fine)).mean(fine)
+    means = case.cells.apply_mask(torch.isfinite(fine)).mean(fine)
     torch.testing.assert_close(means, case.coarse, rtol=1e-10, atol=0, equal_nan=True)
     assert torch.equal(torch.isnan(fine), torch.isnan(case.proposal))
     low, high = case.bounds

@@ -181,7 +181,7 @@ def test_days_of_months_are_as_many_as_the_calendar_has(calendar):
     assert days.axis.size == MONTHS.get(calendar or "standard")
     parts = Subcells.between(line.axis, days.axis)
     assert parts.count == (30 if calendar == "360_day" else 31)
-    assert (parts.covered == 1).all()
+    assert (parts.covered_fraction == 1).all()
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_real_radar_is_read_with_its_gaps_and_bounds() -> None:
     assert 0.5 < np.isfinite(made.target).mean() < 1
     assert np.nanmin(made.coarse) >= 0
     # What is judged lies in cells that are whole.
-    whole = source.cells.masked(np.isfinite(made.target)).valid_fraction
+    whole = source.cells.apply_mask(np.isfinite(made.target)).valid_fraction
     assert set(np.round(whole[whole > 0], 6)) == {1.0}
 
 

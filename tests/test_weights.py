@@ -29,7 +29,7 @@ from downscale.grid.subcells import overlap_weights
 from downscale.io.weights import links_dataset, read_weights, weights_dataset, write_weights
 from downscale.io.weights_apply import apply_weights
 from downscale.kernels.classic import linear_weights
-from downscale.kernels.sobolev import axis_weights, enforce_cell_law
+from downscale.kernels.sobolev import axis_weights, enforce_cell_conservation
 from downscale.kernels.sparse import SparseWeights
 
 LAYOUTS = ["esmf", "scrip"]
@@ -39,7 +39,7 @@ globes = st.builds(RectilinearGrid, latitudes(1, 7), longitudes(1, 8))
 
 def sobolev(coarse: CellAxis, fine: CellAxis) -> np.ndarray:
     weights = axis_weights(coarse.measure_edges, fine.measure_edges, period=coarse.measure_period)
-    return enforce_cell_law(weights, coarse.part_weights(fine)).dense(coarse.size)
+    return enforce_cell_conservation(weights, coarse.fine_fractions(fine)).dense(coarse.size)
 
 
 def linear(coarse: CellAxis, fine: CellAxis) -> np.ndarray:

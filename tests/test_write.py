@@ -20,7 +20,7 @@ import downscale
 from downscale.errors import ConservationError, OptionError, OutputError
 from downscale.io import stream, write
 from downscale.io.chunks import chunk_sizes
-from downscale.io.encoding import CERTIFICATE
+from downscale.io.encoding import REPORT_ATTR
 from downscale.io.leases import temporary_beside
 from downscale.io.paths import check_target
 
@@ -158,7 +158,7 @@ def test_the_certificate_is_what_a_fresh_check_finds(tmp_path):
     coarse = rain_on(world(), dtype="float32", missing=0.1)
     report = downscale.to_netcdf(coarse.downscale(2), tmp_path / "a.nc", coarse=coarse)
     fine = downscale.open_dataset(tmp_path / "a.nc")
-    certificate = json.loads(fine.attrs[CERTIFICATE])
+    certificate = json.loads(fine.attrs[REPORT_ATTR])
     fresh = downscale.check_conservation(coarse, fine)
     assert certificate["passed"] is True
     assert certificate["checked"] == "as written"
@@ -169,7 +169,7 @@ def test_the_certificate_is_what_a_fresh_check_finds(tmp_path):
             assert getattr(one, key) == value
     assert "cell conservation passed as written: largest relative error" in fine.pr.attrs["conservation"]
     downscale.to_netcdf(coarse.downscale(2), tmp_path / "b.nc")
-    assert CERTIFICATE not in reopened(tmp_path / "b.nc").attrs
+    assert REPORT_ATTR not in reopened(tmp_path / "b.nc").attrs
 
 
 def leaky(coarse: xr.Dataset) -> xr.Dataset:

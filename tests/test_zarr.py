@@ -17,7 +17,7 @@ from sample_fields import field_on, rain_on, region, same_bits, world
 import downscale
 from downscale.errors import ConservationError, OutputError
 from downscale.io import store
-from downscale.io.encoding import CERTIFICATE
+from downscale.io.encoding import REPORT_ATTR
 from downscale.output import to_netcdf, to_zarr
 
 
@@ -54,7 +54,7 @@ def test_values_are_kept_however_they_are_cut(tmp_path, chunks):
     back = reopened(tmp_path / "a.zarr")
     assert same_bits(back.pr, fine.pr)
     assert back.pr.encoding["chunks"] == (2, 9, 32)
-    found = json.loads(back.attrs[CERTIFICATE])
+    found = json.loads(back.attrs[REPORT_ATTR])
     assert found["passed"] is True
     assert found["variables"]["pr"]["max_relative_error"] == report["pr"].max_relative_error
     assert "cell conservation passed as written" in back.pr.attrs["conservation"]

@@ -25,13 +25,13 @@ AREA = "areacella"
 
 NAMES = ("ancillary_variables", "bounds", "climatology", "coordinates", "geometry", "interior_ring", "node_coordinates",
          "node_count", "part_node_count")  # fmt: skip
-BEHIND_WORDS = ("cell_measures", "formula_terms")
+KEYWORD_ATTRS = ("cell_measures", "formula_terms")
 MAPPING = "grid_mapping"
-DEFINED = (*NAMES, *BEHIND_WORDS, MAPPING)
+REFERENCE_ATTRS = (*NAMES, *KEYWORD_ATTRS, MAPPING)
 # An incomplete attribute of these is useless: it is removed with any of its names.
-WHOLE = ("bounds", "climatology", "formula_terms", "geometry")
+INDIVISIBLE_ATTRS = ("bounds", "climatology", "formula_terms", "geometry")
 # Descriptive attributes, which may happen to equal the name of a variable.
-IN_WORDS = (
+DESCRIPTIVE_ATTRS = (
     "axis", "calendar", "cell_methods", "comment", "description", "flag_meanings", "history", "long_name", "positive",
     "short_name", "standard_name", "title", "units", "variable", "var_desc", "statistic", "source", "grid_mapping_name",
 )  # fmt: skip
@@ -52,12 +52,12 @@ def names_in(attribute: Hashable, value: Any) -> tuple[str, ...]:
     words = value.replace(":", ": ").split()
     if attribute == MAPPING:
         return tuple(word.removesuffix(":") for word in words)
-    if attribute in BEHIND_WORDS:
+    if attribute in KEYWORD_ATTRS:
         words = [word for word in words if not word.endswith(":")]
     return tuple(words)
 
 
-def references(variable: Variable, held: Collection[Any] = ()) -> dict[str, tuple[str, ...]]:
+def references(variable: Variable, variable_names: Collection[Any] = ()) -> dict[str, tuple[str, ...]]:
     """Return the names of variables in each attribute of a variable, whether these exist or not.
 
     Encodings count as attributes, since xarray moves some there on decoding.
@@ -71,11 +71,11 @@ def references(variable: Variable, held: Collection[Any] = ()) -> dict[str, tupl
     names_by_attribute: dict[str, tuple[str, ...]] = {}
     for attrs in (variable.encoding, variable.attrs):
         for key, value in attrs.items():
-            if key in DEFINED:
+            if key in REFERENCE_ATTRS:
                 names = names_in(key, value)
-            elif attrs is variable.attrs and key not in IN_WORDS and isinstance(value, str):
+            elif attrs is variable.attrs and key not in DESCRIPTIVE_ATTRS and isinstance(value, str):
                 names = tuple(value.split())
-                names = names if all(name in held for name in names) else ()
+                names = names if all(name in variable_names for name in names) else ()
             else:
                 continue
             if names:
@@ -97,19 +97,21 @@ def find_referenced(ds: xr.Dataset, names: Iterable[Hashable]) -> set[str]:
     >>> sorted(find_referenced(ds, ["tas"]))
     ['lat', 'lat_bnds', 'qc']
     """
-    referenced: set[str] = set()
+    referenced_names: set[str] = set()
     pending = [str(name) for name in names]
     while pending:
         variable = ds.variables[pending.pop()]
         words = {name for attribute_names in references(variable, ds.variables).values() for name in attribute_names}
         words |= {str(dim) for dim in variable.dims}
-        new = sorted(word for word in words if word in ds.variables and word not in referenced)
-        referenced.update(new)
+        new = sorted(word for word in words if word in ds.variables and word not in referenced_names)
+        referenced_names.update(new)
         pending += new
-    return referenced
+    return referenced_names
 
 
-def remove_references(variable: Variable, gone: Collection[str], held: Collection[Any] = ()) -> list[str]:
+def remove_references(
+    variable: Variable, missing_names: Collection[str], variable_names: Collection[Any] = ()
+) -> list[str]:
     """Remove the names of missing variables from the attributes of a variable, in place; return the changed attributes.
 
     If the rest of an attribute is useless without them, the attribute is removed.
@@ -120,30 +122,38 @@ def remove_references(variable: Variable, gone: Collection[str], held: Collectio
     >>> remove_references(tas, {"orog", "ps"}), tas.attrs
     (['coordinates', 'formula_terms'], {'coordinates': 'lat'})
     """
-    changed = [key for key, names in references(variable, held).items() if not set(names).isdisjoint(gone)]
-    for key in changed:
+    changed_keys = [
+        key for key, names in references(variable, variable_names).items() if not set(names).isdisjoint(missing_names)
+    ]
+    for key in changed_keys:
         for attrs in (variable.encoding, variable.attrs):
             if key in attrs:
-                attrs[key] = "" if key in WHOLE else _without(key, str(attrs[key]).replace(":", ": "), gone)
+                attrs[key] = (
+                    ""
+                    if key in INDIVISIBLE_ATTRS
+                    else _remove_names(key, str(attrs[key]).replace(":", ": "), missing_names)
+                )
                 if not attrs[key]:
                     del attrs[key]
-    return changed
+    return changed_keys
 
 
-def _without(key: str, text: str, gone: Collection[str]) -> str:
+def _remove_names(key: str, text: str, missing_names: Collection[str]) -> str:
     """Return an attribute without the missing names and their keywords."""
-    if key in BEHIND_WORDS:
+    if key in KEYWORD_ATTRS:
         pairs = re.findall(r"(\S+:)\s+(\S+)", text)
-        return " ".join(f"{word} {name}" for word, name in pairs if name not in gone)
+        return " ".join(f"{word} {name}" for word, name in pairs if name not in missing_names)
     if key == MAPPING and ":" in text:
         groups = re.findall(r"(\S+):((?:\s+[^\s:]+(?!\S))*)", text)
-        left = [(name, [word for word in words.split() if word not in gone]) for name, words in groups]
-        left = [(name, words) for name, words in left if name not in gone]
-        return " ".join(" ".join([f"{name}:", *words]) for name, words in left if any(words for _, words in left))
-    return " ".join(word for word in text.split() if word not in gone)
+        groups_left = [(name, [word for word in words.split() if word not in missing_names]) for name, words in groups]
+        groups_left = [(name, words) for name, words in groups_left if name not in missing_names]
+        return " ".join(
+            " ".join([f"{name}:", *words]) for name, words in groups_left if any(words for _, words in groups_left)
+        )
+    return " ".join(word for word in text.split() if word not in missing_names)
 
 
-TEXTS = frozenset({
+STRING_ATTRS = frozenset({
     "ancillary_variables", "axis", "bounds", "calendar", "cell_measures", "cell_methods", "cf_role", "climatology",
     "coordinates", "flag_meanings", "formula_terms", "geometry", "grid_mapping", "long_name", "positive",
     "standard_name", "units", "units_metadata", "_Unsigned", "crs_wkt", "grid_mapping_name", "spatial_ref",
@@ -165,17 +175,17 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def changes_in(attrs: Mapping[Any, Any], dates: bool = False) -> dict[Any, str | None]:
+def find_text_changes(attrs: Mapping[Any, Any], dates: bool = False) -> dict[Any, str | None]:
     """Return the attributes that must be text and are not, as text; None for meaningless ones.
 
     Numbers name no variable, pairs of words have colons, and decoded dates have no units.
     """
     changes: dict[Any, str | None] = {}
-    for key in TEXTS & attrs.keys():
+    for key in STRING_ATTRS & attrs.keys():
         value, text = attrs[key], as_text(attrs[key])
         is_text, has_names = isinstance(value, str), any(word.isidentifier() for word in text.split())
-        has_pairs = key not in BEHIND_WORDS or re.fullmatch(r"(\s*\S+:\s*\S+)+\s*", text) is not None
-        is_meaningless = not has_pairs or (not is_text and key in DEFINED and not has_names)
+        has_pairs = key not in KEYWORD_ATTRS or re.fullmatch(r"(\s*\S+:\s*\S+)+\s*", text) is not None
+        is_meaningless = not has_pairs or (not is_text and key in REFERENCE_ATTRS and not has_names)
         if value is not None and (is_meaningless or (dates and key in ("units", "calendar"))):
             changes[key] = None
         elif value is not None and not is_text:
@@ -183,10 +193,13 @@ def changes_in(attrs: Mapping[Any, Any], dates: bool = False) -> dict[Any, str |
     return changes
 
 
-def with_texts(ds: xr.Dataset) -> xr.Dataset:
+def with_text_attributes(ds: xr.Dataset) -> xr.Dataset:
     """Return a Dataset whose text attributes are text; the same object if they all are."""
     changes = {
-        name: (changes_in(v.attrs, bool({"units", "calendar"} & set(v.attrs)) and is_time(v)), changes_in(v.encoding))
+        name: (
+            find_text_changes(v.attrs, bool({"units", "calendar"} & set(v.attrs)) and is_time(v)),
+            find_text_changes(v.encoding),
+        )
         for name, v in ds.variables.items()
     }
     if not any(map(any, changes.values())):
@@ -222,4 +235,4 @@ def normalise_metadata(ds: xr.Dataset) -> xr.Dataset:
                     "compute_chunk_sizes() on the Dask array, or compute() it"
                 )
     require_dates(ds)
-    return with_texts(ds)
+    return with_text_attributes(ds)

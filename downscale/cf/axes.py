@@ -29,7 +29,7 @@ PERIOD_METHODS = ("mean", "sum", "maximum", "minimum", "mid_range", "range", "me
                   "variance")  # fmt: skip
 
 # Labels, bounds and attributes of a coordinate.
-Stored = tuple[NDArray[Any], NDArray[Any], dict[str, Any]]
+Coordinate = tuple[NDArray[Any], NDArray[Any], dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +41,11 @@ class BoundedAxis:
     axis: CellAxis  # in seconds since ``clock.origin`` (time), or in ``units``
     clock: Clock | None = None  # None if the axis is not time
     units: str = ""  # of a coordinate that is not time
-    stored: Stored | None = None  # the target's own coordinate for these cells; None: midpoints, as in the source
+    coordinate: Coordinate | None = None  # of the target for these cells; None: midpoints, as in the source
 
     def refine(self, factor: int) -> BoundedAxis:
         """Return the axis with each cell cut into ``factor`` equal parts."""
-        return self if factor == 1 else replace(self, axis=self.axis.refine(factor), stored=None)
+        return self if factor == 1 else replace(self, axis=self.axis.refine(factor), coordinate=None)
 
 
 def read_axis(ds: xr.Dataset, key: str, target: bool = False) -> BoundedAxis:
@@ -53,7 +53,7 @@ def read_axis(ds: xr.Dataset, key: str, target: bool = False) -> BoundedAxis:
 
     In a ``target``, daily stamps at midnight represent the day that begins.
     """
-    dim, name = _coordinate(ds, key)
+    dim, name = _find_coordinate(ds, key)
     variable = ds[name].variable
     metadata = {**variable.encoding, **variable.attrs}
     try:
@@ -64,7 +64,7 @@ def read_axis(ds: xr.Dataset, key: str, target: bool = False) -> BoundedAxis:
         raise type(error)(f"coordinate {name!r}: {error}") from None
 
 
-def _coordinate(ds: xr.Dataset, key: str) -> tuple[str, str]:
+def _find_coordinate(ds: xr.Dataset, key: str) -> tuple[str, str]:
     """Return the dimension and the coordinate of a key."""
     if key not in ds.dims:
         if key not in ds.coords or ds[key].ndim != 1:
@@ -73,14 +73,15 @@ def _coordinate(ds: xr.Dataset, key: str) -> tuple[str, str]:
     has_coordinate = key in ds.coords
     if has_coordinate and (is_time(ds[key].variable) or _has_pairs(ds, key)):
         return key, key
-    bounded = [str(n) for n in ds.coords if n != key and ds[n].dims == (key,) and _has_pairs(ds, str(n))]
-    if len(bounded) > 1:
+    names_with_bounds = [str(n) for n in ds.coords if n != key and ds[n].dims == (key,) and _has_pairs(ds, str(n))]
+    if len(names_with_bounds) > 1:
         raise GridError(
-            f"expected one coordinate with bounds along {key!r}, received {listing(bounded)}; name one of them instead"
+            f"expected one coordinate with bounds along {key!r}, received {listing(names_with_bounds)}; name one "
+            "of them instead"
         )
-    if not bounded and not has_coordinate:
+    if not names_with_bounds and not has_coordinate:
         raise GridError(f"expected a coordinate with bounds along {key!r}, received none; assign one")
-    return key, (bounded or [key])[0]
+    return key, (names_with_bounds or [key])[0]
 
 
 def _has_pairs(ds: xr.Dataset, name: str) -> bool:
@@ -127,8 +128,8 @@ def _read_times(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any], t
                 f"expected bounds around their dates, received {pairs[row, 0]} to {pairs[row, 1]} for {dates[row]}; "
                 "repair the bounds or drop them"
             )
-    stored: Stored | None = (dates, clock.dates(_edge_pairs(edges)), {}) if target else None
-    return BoundedAxis(dim, name, CellAxis(edges, "time"), clock, stored=stored)
+    coordinate: Coordinate | None = (dates, clock.dates(_edge_pairs(edges)), {}) if target else None
+    return BoundedAxis(dim, name, CellAxis(edges, "time"), clock, coordinate=coordinate)
 
 
 def methods_along(variable: xr.DataArray, *names: str) -> list[str]:
@@ -143,7 +144,7 @@ def methods_along(variable: xr.DataArray, *names: str) -> list[str]:
 
 
 def _read_layers(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any]) -> BoundedAxis:
-    coordinate, units = ds[name], str(metadata.get("units") or "")
+    variable, units = ds[name], str(metadata.get("units") or "")
     if " since " in units:
         raise GridError(
             f"expected decoded dates, received numbers in {units!r}; open with decode_times=True, or call "
@@ -154,8 +155,8 @@ def _read_layers(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any]) 
             "expected layers of one thickness everywhere, received hybrid levels (formula_terms), whose thickness "
             "varies from place to place; interpolate to layers of pressure or height first"
         )
-    if coordinate.dtype.kind not in "fiu":
-        raise GridError(f"expected dates or numbers, received {coordinate.dtype}; choose an axis with bounds")
+    if variable.dtype.kind not in "fiu":
+        raise GridError(f"expected dates or numbers, received {variable.dtype}; choose an axis with bounds")
     pairs = read_bounds(ds, name)
     if pairs is None:
         # Pressures are much more often levels than layers.
@@ -163,107 +164,111 @@ def _read_layers(ds: xr.Dataset, dim: str, name: str, metadata: dict[str, Any]) 
         raise GridError(
             f"expected bounds of the axis, received none{reason}; give the edges of its layers as {name}_bnds (bounds)"
         )
-    stored: Stored = coordinate.values, pairs, dict(coordinate.attrs)
-    return BoundedAxis(dim, name, axis_from_bounds(pairs, "vertical", coordinate.values, name), None, units, stored)
+    axis = axis_from_bounds(pairs, "vertical", variable.values, name)
+    return BoundedAxis(dim, name, axis, None, units, (variable.values, pairs, dict(variable.attrs)))
 
 
 def _edge_pairs(edges: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([edges[:-1], edges[1:]], axis=1)
 
 
-def target_axis(line: BoundedAxis, target: Any) -> BoundedAxis:
+def target_axis(source: BoundedAxis, target: Any) -> BoundedAxis:
     """Return the cells of a target, in the seconds or units of the source.
 
     A target is a frequency such as "D" or "MS", an object with such an axis, its coordinate, or bounds of shape (n, 2).
     """
     if isinstance(target, str):
-        if line.clock is None:
-            raise OptionError(f"expected the cells of a target for {line.name!r}, received {target!r}; give bounds")
-        span = float(line.axis.edges[0]), float(line.axis.edges[-1])
-        return replace(line, axis=CellAxis(frequency_edges(line.clock, *span, target), "time"), stored=None)
-    found = _target_of(line, target)
-    if (found.clock is None) != (line.clock is None):
-        kinds = ["a time" if cells.clock is not None else "an axis of numbers" for cells in (line, found)]
-        raise GridError(f"expected a target for {line.name!r} that is {kinds[0]}, received {kinds[1]}")
-    if line.clock is None or found.clock is None:
-        return _in_units_of(line, found)
-    adopt, stored = line.clock.adopt, found.stored
-    edges = line.clock.seconds(adopt(found.clock.dates(found.axis.edges)))
-    return replace(line, axis=CellAxis(edges, "time"), stored=stored and (adopt(stored[0]), adopt(stored[1]), {}))
+        if source.clock is None:
+            raise OptionError(f"expected the cells of a target for {source.name!r}, received {target!r}; give bounds")
+        span = float(source.axis.edges[0]), float(source.axis.edges[-1])
+        return replace(source, axis=CellAxis(frequency_edges(source.clock, *span, target), "time"), coordinate=None)
+    target_cells = _read_target(source, target)
+    if (target_cells.clock is None) != (source.clock is None):
+        kinds = ["a time" if cells.clock is not None else "an axis of numbers" for cells in (source, target_cells)]
+        raise GridError(f"expected a target for {source.name!r} that is {kinds[0]}, received {kinds[1]}")
+    if source.clock is None or target_cells.clock is None:
+        return _convert_to_source(source, target_cells)
+    adopt, coordinate = source.clock.adopt, target_cells.coordinate
+    edges = source.clock.seconds(adopt(target_cells.clock.dates(target_cells.axis.edges)))
+    return replace(
+        source, axis=CellAxis(edges, "time"), coordinate=coordinate and (adopt(coordinate[0]), adopt(coordinate[1]), {})
+    )
 
 
-def _target_of(line: BoundedAxis, target: Any) -> BoundedAxis:
+def _read_target(source: BoundedAxis, target: Any) -> BoundedAxis:
     """Return the axis of a target object."""
     if isinstance(target, xr.DataArray) and target.ndim == 1 and not set(target.dims) & set(target.coords):
         target = target.values
     if isinstance(target, xr.DataArray):
         target = target.coords.to_dataset()
     if isinstance(target, xr.Dataset):
-        return read_axis(target, _axis_in(target, line), target=True)
+        return read_axis(target, _find_axis(target, source), target=True)
     values = np.asarray(target)
     if values.ndim not in (1, 2) or (values.ndim == 2 and values.shape[1] != 2) or not values.size:
         raise GridError(
-            f"expected a target for {line.name!r} of n coordinates or of bounds (n, 2), received {values.shape}"
+            f"expected a target for {source.name!r} of n coordinates or of bounds (n, 2), received {values.shape}"
         )
     if values.ndim == 1:
-        return read_axis(xr.Dataset(coords={line.name: (line.name, values)}), line.name, target=True)
-    units = {"units": line.units} if line.units else {}
+        return read_axis(xr.Dataset(coords={source.name: (source.name, values)}), source.name, target=True)
+    units = {"units": source.units} if source.units else {}
     attrs = {**units, "bounds": "cells"}
     labels = values[:, 0] if values.dtype.kind in "MO" else np.asarray(values, dtype=np.float64).mean(axis=1)
-    dataset = xr.Dataset(coords={line.name: (line.name, labels, attrs), "cells": ((line.name, "bnds"), values)})
-    return replace(read_axis(dataset, line.name, target=True), stored=None)
+    dataset = xr.Dataset(coords={source.name: (source.name, labels, attrs), "cells": ((source.name, "bnds"), values)})
+    return replace(read_axis(dataset, source.name, target=True), coordinate=None)
 
 
-def _axis_in(target: xr.Dataset, line: BoundedAxis) -> str:
+def _find_axis(target: xr.Dataset, source: BoundedAxis) -> str:
     """Return the matching axis of a target: by name, else its only time or its only coordinate with bounds."""
-    for name in (line.name, line.dim):
+    for name in (source.name, source.dim):
         if name in target.coords and target[name].ndim == 1:
             return name
-    lines = [str(n) for n in target.coords if target[n].ndim == 1]
-    if line.clock is not None:
-        matching = [name for name in lines if is_time(target[name].variable)]
+    coordinates = [str(n) for n in target.coords if target[n].ndim == 1]
+    if source.clock is not None:
+        matching = [name for name in coordinates if is_time(target[name].variable)]
     else:
-        matching = [name for name in lines if target[name].dtype.kind in "fiu" and _has_pairs(target, name)]
+        matching = [name for name in coordinates if target[name].dtype.kind in "fiu" and _has_pairs(target, name)]
     if len(matching) != 1:
-        raise GridError(f"expected a target with an axis {line.name!r}, received {listing(lines) or 'none'}; rename it")
+        raise GridError(
+            f"expected a target with an axis {source.name!r}, received {listing(coordinates) or 'none'}; rename it"
+        )
     return matching[0]
 
 
-def _in_units_of(line: BoundedAxis, found: BoundedAxis) -> BoundedAxis:
+def _convert_to_source(source: BoundedAxis, target_cells: BoundedAxis) -> BoundedAxis:
     """Return target layers in the units of the source; the written coordinate keeps the target's units."""
-    directions = [axis.stored[2].get("positive") if axis.stored else None for axis in (line, found)]
+    directions = [axis.coordinate[2].get("positive") if axis.coordinate else None for axis in (source, target_cells)]
     if None not in directions and directions[0] != directions[1]:
         raise GridError(
-            f"expected a target for {line.name!r} that counts {directions[0]}, received one that counts "
+            f"expected a target for {source.name!r} that counts {directions[0]}, received one that counts "
             f"{directions[1]} (positive); turn its sign"
         )
-    edges = found.axis.edges
-    if found.units != line.units:
-        zero, one = (convert(value, found.units, line.units) for value in (0.0, 1.0))
-        if not found.units or not line.units or zero is None or one is None:
+    edges = target_cells.axis.edges
+    if target_cells.units != source.units:
+        zero, one = (convert(value, target_cells.units, source.units) for value in (0.0, 1.0))
+        if not target_cells.units or not source.units or zero is None or one is None:
             raise GridError(
-                f"expected a target for {line.name!r} in units that fit {line.units or 'none'!r}, received "
-                f"{found.units or 'none'!r}; convert it, or set the attribute units"
+                f"expected a target for {source.name!r} in units that fit {source.units or 'none'!r}, received "
+                f"{target_cells.units or 'none'!r}; convert it, or set the attribute units"
             )
         edges = zero + edges * (one - zero)
-    return replace(line, axis=CellAxis(edges, "vertical"), stored=found.stored)
+    return replace(source, axis=CellAxis(edges, "vertical"), coordinate=target_cells.coordinate)
 
 
-def new_axis_coordinates(ds: xr.Dataset, source: BoundedAxis, line: BoundedAxis) -> dict[Hashable, xr.Variable]:
+def new_axis_coordinates(ds: xr.Dataset, source: BoundedAxis, target: BoundedAxis) -> dict[Hashable, xr.Variable]:
     """Return coordinate and bounds of new cells in the names, type and calendar of the source.
 
     Times keep their units, except units without a fixed length (months, years).
     """
     old, bounds, corner = ds[source.name], bounds_name(ds, source.name), new_pair_dimension(ds, source.name)
-    labels, pairs, attrs = line.stored or (line.axis.centres, _edge_pairs(line.axis.edges), {})
-    if line.stored is None and line.clock is not None:
-        labels, pairs = line.clock.dates(labels), line.clock.dates(pairs)
-    if line.stored is None and line is source:
+    labels, pairs, attrs = target.coordinate or (target.axis.centres, _edge_pairs(target.axis.edges), {})
+    if target.coordinate is None and target.clock is not None:
+        labels, pairs = target.clock.dates(labels), target.clock.dates(pairs)
+    if target.coordinate is None and target is source:
         # Unchanged cells keep their stamps.
         labels = values_of(old.variable)
     attrs = {key: value for key, value in {**old.attrs, **attrs, "bounds": bounds}.items() if key not in STALE}
     encoding: dict[str, Any] = {}
-    if line.clock is not None:
+    if target.clock is not None:
         encoding = {key: old.encoding[key] for key in ("units", "calendar") if key in old.encoding}
         if "units" in encoding:
             # Fine stamps are seldom whole days.
@@ -275,24 +280,24 @@ def new_axis_coordinates(ds: xr.Dataset, source: BoundedAxis, line: BoundedAxis)
     }
 
 
-def split_coordinates(ds: xr.Dataset, line: BoundedAxis) -> tuple[dict[Hashable, xr.Variable], list[str]]:
+def split_coordinates(ds: xr.Dataset, axis: BoundedAxis) -> tuple[dict[Hashable, xr.Variable], list[str]]:
     """Return the coordinates that are not on a dimension, and the names of those on it, which are lost."""
-    line_names = {line.name, bounds_name(ds, line.name)}
-    coords = {name: coord.variable.copy(deep=False) for name, coord in ds.coords.items() if line.dim not in coord.dims}
-    return coords, [str(name) for name, coord in ds.coords.items() if line.dim in coord.dims and name not in line_names]
+    axis_names = {axis.name, bounds_name(ds, axis.name)}
+    coords = {name: coord.variable.copy(deep=False) for name, coord in ds.coords.items() if axis.dim not in coord.dims}
+    return coords, [str(name) for name, coord in ds.coords.items() if axis.dim in coord.dims and name not in axis_names]
 
 
-def require_variables(ds: xr.Dataset, line: BoundedAxis, wanted: Any) -> list[str]:
-    """Return the names of the fields along a dimension, or of the ``wanted`` ones."""
+def require_variables(ds: xr.Dataset, axis: BoundedAxis, data_vars: Any) -> list[str]:
+    """Return the names of the fields along a dimension, or of the ``data_vars`` ones."""
     bounds = bounds_variables(ds)
-    fields = [str(n) for n, v in ds.data_vars.items() if line.dim in v.dims and v.dtype.kind in "fiub"]
+    fields = [str(n) for n, v in ds.data_vars.items() if axis.dim in v.dims and v.dtype.kind in "fiub"]
     legal = [name for name in fields if name not in bounds]
-    names = legal if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
+    names = legal if data_vars is None else [data_vars] if isinstance(data_vars, str) else list(data_vars)
     unknown = [name for name in names if name not in ds.data_vars]
     names = [name for name in names if name in legal]
     if unknown or not names:
         raise InputError(
-            f"expected a numeric variable with dimension {line.dim!r}, received "
+            f"expected a numeric variable with dimension {axis.dim!r}, received "
             f"{listing(unknown or ds.data_vars) or 'no variables'}"
         )
     return names

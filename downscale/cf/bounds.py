@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from downscale.cf.dates import values_of
 from downscale.cf.units import convert, size_in
 from downscale.errors import GridError
-from downscale.grid.axis import STORAGE_ROUNDING, Kind, evenly_spaced
+from downscale.grid.axis import STORAGE_ROUNDING, Kind, is_evenly_spaced
 
 XarrayObject = xr.Dataset | xr.DataArray
 
@@ -39,7 +39,7 @@ def variables_of(obj: XarrayObject) -> Any:
     return obj.variables if isinstance(obj, xr.Dataset) else obj.coords
 
 
-def named_bounds(variable: Any) -> str | None:
+def bounds_attribute(variable: Any) -> str | None:
     """Return the name of the bounds in the attributes of a coordinate."""
     values = (attrs.get("bounds") for attrs in (variable.attrs, variable.encoding))
     return next((text.strip() for text in values if isinstance(text, str) and text.strip()), None)
@@ -47,13 +47,13 @@ def named_bounds(variable: Any) -> str | None:
 
 def bounds_in(obj: XarrayObject, name: str) -> str | None:
     """Return the name of the bounds of a coordinate if the object holds them."""
-    keys = (named_bounds(obj[name]), *(pattern.format(name) for pattern in CUSTOMARY))
+    keys = (bounds_attribute(obj[name]), *(pattern.format(name) for pattern in CUSTOMARY))
     return next((key for key in keys if key is not None and key in variables_of(obj)), None)
 
 
 def bounds_name(obj: XarrayObject, name: str) -> str:
     """Return the name of the bounds variable of a coordinate, or the name that it should have."""
-    return bounds_in(obj, name) or named_bounds(obj[name]) or CUSTOMARY[0].format(name)
+    return bounds_in(obj, name) or bounds_attribute(obj[name]) or CUSTOMARY[0].format(name)
 
 
 def lost_bounds(obj: XarrayObject, name: str) -> str | None:
@@ -65,14 +65,14 @@ def lost_bounds(obj: XarrayObject, name: str) -> str | None:
     >>> lost_bounds(xr.Dataset({"tas": ("lat", [1.0, 2.0, 3.0])}, {"lat": lat}), "lat")
     'edges'
     """
-    return named_bounds(obj[name]) if bounds_in(obj, name) is None else None
+    return bounds_attribute(obj[name]) if bounds_in(obj, name) is None else None
 
 
 def bounds_variables(ds: xr.Dataset) -> set[str]:
     """Return the names of all variables that are bounds of another."""
-    named = {str(attrs.get(key)).strip() for variable in ds.variables.values()
+    bounds_names = {str(attrs.get(key)).strip() for variable in ds.variables.values()
              for attrs in (variable.attrs, variable.encoding) for key in ("bounds", "climatology")}  # fmt: skip
-    return {str(n) for n in ds.variables if n in named or (str(n).endswith("_bnds") and n in ds.data_vars)}
+    return {str(n) for n in ds.variables if n in bounds_names or (str(n).endswith("_bnds") and n in ds.data_vars)}
 
 
 def corner_dimension(obj: XarrayObject, name: str) -> str | None:
@@ -116,13 +116,13 @@ def read_bounds(obj: XarrayObject, name: str) -> NDArray[Any] | None:
     if corner is None or not set(dims) <= set(variable.dims):
         shape = "(n, 2)" if len(dims) < 2 else "(n_y, n_x, 4)"
         raise GridError(f"expected bounds of shape {shape}, received {bounds} with dimensions {variable.dims}; drop it")
-    values = _repeated_once(variable.transpose(..., *dims, corner), len(dims) + 1, bounds)
-    return _in_units_of(values, variable, obj[name].variable, bounds)
+    values = _drop_repeats(variable.transpose(..., *dims, corner), len(dims) + 1, bounds)
+    return _convert_to_coordinate(values, variable, obj[name].variable, bounds)
 
 
-def _repeated_once(variable: xr.Variable, kept: int, held: str) -> NDArray[Any]:
+def _drop_repeats(variable: xr.Variable, dim_count: int, label: str) -> NDArray[Any]:
     """Return values without the first dimensions, along which they must not change; missing values are ignored."""
-    extra = [str(dim) for dim in variable.dims[: variable.ndim - kept]]
+    extra = [str(dim) for dim in variable.dims[: variable.ndim - dim_count]]
     if not extra:
         return values_of(variable)
     places = max(MOST_VALUES // max(int(np.prod(variable.shape[len(extra) :])), 1), 1)
@@ -132,7 +132,7 @@ def _repeated_once(variable: xr.Variable, kept: int, held: str) -> NDArray[Any]:
     values = values_of(variable.isel(rows))
     flat = values.reshape(-1, *values.shape[len(extra) :])
     if not len(flat):
-        raise GridError(f"expected bounds, received {held} without values along {extra[0]!r}")
+        raise GridError(f"expected bounds, received {label} without values along {extra[0]!r}")
     is_missing = xr.DataArray(flat).isnull().values
     first = np.take_along_axis(flat, is_missing.argmin(axis=0)[None], axis=0)[0]
     if values.dtype.kind == "f":
@@ -146,12 +146,14 @@ def _repeated_once(variable: xr.Variable, kept: int, held: str) -> NDArray[Any]:
         place = tuple(int(i) for i in np.argwhere(differs)[0])
         raise GridError(
             f"expected the same bounds all along {' and '.join(map(repr, extra))}, received "
-            f"{held} that change from {first[place[1:]]} to {flat[place]}; select one, such as ds.isel({extra[0]}=0)"
+            f"{label} that change from {first[place[1:]]} to {flat[place]}; select one, such as ds.isel({extra[0]}=0)"
         )
     return np.asarray(first)
 
 
-def _in_units_of(values: NDArray[Any], bounds: xr.Variable, coordinate: xr.Variable, held: str) -> NDArray[Any]:
+def _convert_to_coordinate(
+    values: NDArray[Any], bounds: xr.Variable, coordinate: xr.Variable, label: str
+) -> NDArray[Any]:
     """Return bounds in the units of their coordinate, which they have unless they have their own units."""
     units = [str(variable.attrs.get("units") or "").strip() for variable in (bounds, coordinate)]
     are_numbers = values.dtype.kind in "fiu" and " since " not in "".join(units)
@@ -163,7 +165,7 @@ def _in_units_of(values: NDArray[Any], bounds: xr.Variable, coordinate: xr.Varia
     zero, one = (None if any(angles) else convert(value, *units) for value in (0.0, 1.0))
     if zero is None or one is None:
         raise GridError(
-            f"expected bounds in {units[1]!r} or units that fit, received {held} in {units[0]!r}; "
+            f"expected bounds in {units[1]!r} or units that fit, received {label} in {units[0]!r}; "
             "convert them, or delete their attribute units"
         )
     return values if (zero, one) == (0.0, 1.0) else np.asarray(zero + values * (one - zero))
@@ -180,14 +182,14 @@ def bounds_of(obj: XarrayObject, name: str) -> NDArray[np.float64] | None:
     if values.dtype.kind not in "fiub":
         raise GridError(f"expected bounds as numbers, received {values.dtype}; convert them first")
     pairs = np.asarray(values, dtype=np.float64)
-    blank = np.isnan(pairs).all(axis=1)
-    if not blank.any():
+    is_blank = np.isnan(pairs).all(axis=1)
+    if not is_blank.any():
         return pairs
     centres = np.asarray(values_of(obj[name].variable), dtype=np.float64)
     kind: Kind = "longitude" if size_in(str(obj[name].attrs.get("units") or ""), "degree", False) else "projected"
-    rows = np.flatnonzero(blank)
-    if not evenly_spaced(centres, kind):
-        if blank.all():
+    rows = np.flatnonzero(is_blank)
+    if not is_evenly_spaced(centres, kind):
+        if is_blank.all():
             return None
         bounds = bounds_name(obj, name)
         raise GridError(
@@ -195,7 +197,7 @@ def bounds_of(obj: XarrayObject, name: str) -> NDArray[np.float64] | None:
             f"{rows[0]}), as where() leaves them; take {bounds} from the object before"
         )
     step = float(np.median(np.diff(centres)))
-    pairs[blank] = centres[blank, None] + step * np.array([-0.5, 0.5])
+    pairs[is_blank] = centres[is_blank, None] + step * np.array([-0.5, 0.5])
     warnings.warn(
         f"coordinate {name!r}: no bounds of {rows.size} rows (the first is row {rows[0]}); their edges are put midway "
         "between centres, which are evenly spaced",
@@ -222,18 +224,20 @@ def plain_bounds(ds: xr.Dataset, name: str) -> xr.Variable | None:
     return xr.Variable(dims, values, encoding=bounds.encoding)
 
 
-def unknown_cells(obj: XarrayObject, name: str, centres: NDArray[np.float64], kind: Kind) -> str:
+def unknown_cells_reason(obj: XarrayObject, name: str, centres: NDArray[np.float64], kind: Kind) -> str:
     """Return why the cells of an axis without values of its bounds are not known, or "" if they are."""
-    bounds = bounds_in(obj, name) or named_bounds(obj[name])
-    return "" if bounds is None or evenly_spaced(centres, kind) else _no_bounds(name, bounds, "uneven steps")
+    bounds = bounds_in(obj, name) or bounds_attribute(obj[name])
+    return (
+        "" if bounds is None or is_evenly_spaced(centres, kind) else _lost_bounds_reason(name, bounds, "uneven steps")
+    )
 
 
-def unknown_corners(obj: XarrayObject, names: tuple[str, str]) -> str:
+def unknown_corners_reason(obj: XarrayObject, names: tuple[str, str]) -> str:
     """Return why the corners of two-dimensional positions are not known, or "" if they name no bounds."""
     for name in names:
         bounds = lost_bounds(obj, name)
         if bounds is not None:
-            return _no_bounds(name, bounds, "two-dimensional positions")
+            return _lost_bounds_reason(name, bounds, "two-dimensional positions")
     return ""
 
 
@@ -243,10 +247,10 @@ def require_known(reason: str) -> None:
         raise GridError(reason)
 
 
-def _no_bounds(name: str, lost: str, what: str) -> str:
+def _lost_bounds_reason(name: str, bounds: str, purpose: str) -> str:
     return (
-        f"coordinate {name!r}: expected its bounds {lost!r} for {what}, received none; pass the Dataset that has them "
-        "(data_vars= chooses a field), or delete the attribute bounds to take cells midway between centres"
+        f"coordinate {name!r}: expected its bounds {bounds!r} for {purpose}, received none; pass the Dataset that has "
+        "them (data_vars= chooses a field), or delete the attribute bounds to take cells midway between centres"
     )
 
 

@@ -53,14 +53,16 @@ def select(ds: xr.Dataset, names: str | Iterable[Any]) -> xr.Dataset:
     selection = {str(name) for name in field_names}
     selection |= find_referenced(ds, selection)
     dims = {dim for name in selection - bounds_variables(ds) for dim in ds[name].dims}
-    selection |= {str(name) for name, v in ds.variables.items() if set(v.dims) <= dims and _belongs(ds, str(name))}
+    selection |= {
+        str(name) for name, v in ds.variables.items() if set(v.dims) <= dims and _belongs_to_grid(ds, str(name))
+    }
     selection |= {bounds for name in selection for bounds in [bounds_in(ds, name)] if bounds is not None}
     selection |= find_referenced(ds, selection & set(map(str, ds.coords)))
     subset = ds.drop_vars([name for name in ds.variables if str(name) not in selection])
     return subset.set_coords([name for name in subset.data_vars if name not in field_names])
 
 
-def _belongs(ds: xr.Dataset, name: str) -> bool:
+def _belongs_to_grid(ds: xr.Dataset, name: str) -> bool:
     """Return whether a variable belongs to the grid: a coordinate, a grid mapping, cell areas, or a position."""
     attrs = ds[name].attrs
     if name in ds.coords or "grid_mapping_name" in attrs or "crs_wkt" in attrs:
@@ -86,7 +88,9 @@ AXIS_ATTRS = {
                    "axis": name.upper()} for name in "yx"),
 }  # fmt: skip
 LENGTH_UNITS = {1.0: "m", 1000.0: "km", 0.3048: "foot", 1200 / 3937: "US_survey_foot"}
-PLANE_ATTRS = {name: {key: CF_ATTRS[name][key] for key in ("standard_name", "long_name", "units")} for name in CF_ATTRS}
+POSITION_ATTRS = {
+    name: {key: CF_ATTRS[name][key] for key in ("standard_name", "long_name", "units")} for name in CF_ATTRS
+}
 HALF_CIRCLE = FULL_CIRCLE / 2
 # Areas of larger grids are lazy, in bands of this many cells: for one map they outweigh a field in float32.
 EAGER_AREAS, BAND_CELLS = 8_000_000, 1_000_000
@@ -94,18 +98,18 @@ AREA_ATTRS = {"standard_name": "cell_area", "long_name": "area of grid cells", "
 
 
 def new_coordinates(
-    source: XarrayObject, where: Horizontal, grid: RectilinearGrid | CurvilinearGrid
+    source: XarrayObject, axes: Horizontal, grid: RectilinearGrid | CurvilinearGrid
 ) -> dict[Hashable, xr.Variable]:
     """Return centres, bounds and cell areas of ``grid`` in the names, order and convention of ``source``.
 
     Grids that are not a product of latitude and longitude also get two-dimensional positions with their corners.
     """
     coordinates: dict[Hashable, xr.Variable] = {}
-    for name, axis in ((where.y, grid.y), (where.x, grid.x)):
+    for name, axis in ((axes.y, grid.y), (axes.x, grid.x)):
         if name in source.coords and axis.kind != "index":
-            coordinates.update(_axis_variables(source, name, axis, where))
-    coordinates.update(_plane_variables(source, where, grid))
-    coordinates[AREA] = xr.Variable(where.dims, areas_of(grid), dict(AREA_ATTRS))
+            coordinates.update(_axis_variables(source, name, axis, axes))
+    coordinates.update(_position_variables(source, axes, grid))
+    coordinates[AREA] = xr.Variable(axes.dims, areas_of(grid), dict(AREA_ATTRS))
     return coordinates
 
 
@@ -125,38 +129,40 @@ def _band_areas(grid: RectilinearGrid, step: int, block_id: tuple[int, int] = (0
     return grid.areas(rows, np.arange(grid.shape[1]))
 
 
-def _plane_variables(
-    source: XarrayObject, where: Horizontal, grid: RectilinearGrid | CurvilinearGrid
+def _position_variables(
+    source: XarrayObject, axes: Horizontal, grid: RectilinearGrid | CurvilinearGrid
 ) -> dict[Hashable, xr.Variable]:
     """Return two-dimensional latitudes and longitudes and their corners, counter-clockwise as CF requires."""
-    if where.planes is None:
+    if axes.positions is None:
         return {}
-    lat, lon = where.planes
-    has_planes = lon in variables_of(source)
+    lat, lon = axes.positions
+    has_positions = lon in variables_of(source)
     # Only a projection has a choice; longitudes start at 0 if those of the source exceed 180.
     west = (
         0.0
-        if has_planes and where.mapping is not None and (float(source[lon].max()) * degrees_of_unit(source[lon]) > 180)
+        if has_positions
+        and axes.mapping is not None
+        and (float(source[lon].max()) * degrees_of_unit(source[lon]) > 180)
         else -180.0
     )
-    lons, lats, corners = positions(grid, where.locator, west)
+    lons, lats, corners = positions(grid, axes.locator, west)
     rings: list[Any] = [None, None] if corners is None else [corners[1], corners[0]]
-    if has_planes and isinstance(grid, CurvilinearGrid):
+    if has_positions and isinstance(grid, CurvilinearGrid):
         shift = _position_shift(source[lon], lons)
         lons, rings[1] = lons + shift, None if corners is None else rings[1] + shift[..., None]
     variables: dict[Hashable, xr.Variable] = {}
     for name, word, centres, ring in ((lat, "latitude", lats, rings[0]), (lon, "longitude", lons, rings[1])):
-        attrs, unit, bounds, corner = dict(PLANE_ATTRS[word]), 1.0, where.bounds_of(name), None
-        if has_planes:
+        attrs, unit, bounds, corner = dict(POSITION_ATTRS[word]), 1.0, axes.bounds_of(name), None
+        if has_positions:
             attrs, unit = attrs | source[name].attrs, degrees_of_unit(source[name])
             corner = corner_dimension(source, name)
         attrs = {key: value for key, value in attrs.items() if key not in (*STALE_ATTRS, "bounds")}
-        variables[name] = xr.Variable(where.dims, centres if unit == 1 else centres / unit, attrs)
+        variables[name] = xr.Variable(axes.dims, centres if unit == 1 else centres / unit, attrs)
         if ring is not None:
             variables[name].attrs["bounds"] = bounds
             if corner is None or source[bounds].sizes[corner] != 4:
                 corner = next(dim for dim in ("vertices", "corners", "cell_corners") if source.sizes.get(dim, 4) == 4)
-            variables[bounds] = xr.Variable((*where.dims, corner), ring if unit == 1 else ring / unit)
+            variables[bounds] = xr.Variable((*axes.dims, corner), ring if unit == 1 else ring / unit)
     return variables
 
 
@@ -168,31 +174,31 @@ def _position_shift(old: xr.DataArray, new: Any) -> Any:
     return -np.floor((new - west) / FULL_CIRCLE) * FULL_CIRCLE
 
 
-def _axis_variables(source: XarrayObject, name: str, axis: CellAxis, where: Horizontal) -> dict[Hashable, xr.Variable]:
-    old, bounds, edges = source[name], where.bounds_of(name), np.stack([axis.edges[:-1], axis.edges[1:]], axis=1)
+def _axis_variables(source: XarrayObject, name: str, axis: CellAxis, axes: Horizontal) -> dict[Hashable, xr.Variable]:
+    old, bounds, edges = source[name], axes.bounds_of(name), np.stack([axis.edges[:-1], axis.edges[1:]], axis=1)
     shift = np.zeros(axis.size)
     if axis.kind == "longitude":
-        shift = _seam_shift(np.asarray(old.values, dtype=np.float64) * where.unit, axis.centres)
-    centres, edges = (axis.centres + shift) / where.unit, (edges + shift[:, None]) / where.unit
-    attrs = {**_axis_attrs(old.attrs, where, name), "bounds": bounds}
+        shift = _seam_shift(np.asarray(old.values, dtype=np.float64) * axes.unit, axis.centres)
+    centres, edges = (axis.centres + shift) / axes.unit, (edges + shift[:, None]) / axes.unit
+    attrs = {**_axis_attrs(old.attrs, axes, name), "bounds": bounds}
     dims = name, new_pair_dimension(source, name)
     return {name: xr.Variable((name,), centres, attrs), bounds: xr.Variable(dims, edges)}
 
 
-def _axis_attrs(old: Mapping[str, Any], where: Horizontal, name: str) -> dict[str, Any]:
+def _axis_attrs(old: Mapping[str, Any], axes: Horizontal, name: str) -> dict[str, Any]:
     """Return the attributes of an axis: existing ones, and missing ones for its kind."""
-    default_attrs = dict(AXIS_ATTRS[where.system][name == where.x])
+    default_attrs = dict(AXIS_ATTRS[axes.system][name == axes.x])
     attrs = {key: value for key, value in old.items() if key not in STALE_ATTRS}
     standard = str(attrs.get("standard_name") or "")
-    if standard in STANDARD and where.system not in STANDARD[standard][1]:
+    if standard in STANDARD and axes.system not in STANDARD[standard][1]:
         # Units and grid mapping contradict it: an error of the tool that wrote it.
         del attrs["standard_name"]
         standard = ""
-    if standard or (where.system == "plane" and where.mapping is None):
+    if standard or (axes.system == "plane" and axes.mapping is None):
         return attrs
-    if where.system == "plane" and where.unit in LENGTH_UNITS:
-        default_attrs["units"] = LENGTH_UNITS[where.unit]
-    if where.system == "rotated" and where.mapping is None:
+    if axes.system == "plane" and axes.unit in LENGTH_UNITS:
+        default_attrs["units"] = LENGTH_UNITS[axes.unit]
+    if axes.system == "rotated" and axes.mapping is None:
         return {**{key: default_attrs[key] for key in ("units", "axis")}, **attrs}
     return {**default_attrs, **attrs}
 
@@ -212,18 +218,18 @@ def _seam_shift(old: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return -np.floor((centres - west) / FULL_CIRCLE) * FULL_CIRCLE
 
 
-def copy_coordinates(source: XarrayObject, where: Horizontal) -> dict[Hashable, xr.Variable]:
+def copy_coordinates(source: XarrayObject, axes: Horizontal) -> dict[Hashable, xr.Variable]:
     """Return the coordinates that are not on the horizontal axes: times, levels, members, grid mappings."""
-    dims = set(where.dims)
+    dims = set(axes.dims)
     return {
         name: coord.variable.copy(deep=False) for name, coord in source.coords.items() if not dims & set(coord.dims)
     }
 
 
-def find_lost_coordinates(source: XarrayObject, where: Horizontal) -> list[str]:
+def find_lost_coordinates(source: XarrayObject, axes: Horizontal) -> list[str]:
     """Return the names of horizontal coordinates that a new grid cannot keep (cell numbers, names of basins, ...)."""
-    replaced, dims = where.replaced, set(where.dims)
-    return [str(n) for n, coord in source.coords.items() if dims & set(coord.dims) and n not in replaced]
+    replaced_names, dims = axes.replaced_names, set(axes.dims)
+    return [str(n) for n, coord in source.coords.items() if dims & set(coord.dims) and n not in replaced_names]
 
 
 NAMES = (AREA, "areacello")
@@ -235,42 +241,42 @@ LEAST, MOST, OFF, FEW = 0.5, 2.0, 0.2, 0.05
 MOST_CELLS = 200_000
 
 
-def read_areas(ds: xr.Dataset, where: Horizontal, field: str, what: str) -> tuple[xr.DataArray, float] | None:
+def read_areas(ds: xr.Dataset, axes: Horizontal, field: str, role: str) -> tuple[xr.DataArray, float] | None:
     """Return the areas named by ``cell_measures`` of a field or by customary names, and square metres in their unit.
 
-    Returns None if there are none, or if they contradict the grid, with a warning about the file ``what``.
+    Returns None if there are none, or if they contradict the grid, with a warning about the file ``role``.
     """
     words = str(ds[field].attrs.get("cell_measures") or ds[field].encoding.get("cell_measures") or "").split()
     measures = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "area:"]
     customary = [str(n) for n, v in ds.variables.items() if n in NAMES or v.attrs.get("standard_name") == "cell_area"]
     usable = (name for name in (*measures, *customary) if name in ds.variables and ds[name].dtype.kind in "fiu"
-              and set(ds[name].dims) == set(where.dims))  # fmt: skip
-    scaled = ((name, convert(1.0, str(ds[name].attrs.get("units") or "m2"), "m2")) for name in usable)
-    name, scale = next((pair for pair in scaled if pair[1] is not None), ("", None))
+              and set(ds[name].dims) == set(axes.dims))  # fmt: skip
+    names_and_scales = ((name, convert(1.0, str(ds[name].attrs.get("units") or "m2"), "m2")) for name in usable)
+    name, scale = next((pair for pair in names_and_scales if pair[1] is not None), ("", None))
     if scale is None:
         return None
-    areas = ds[name].transpose(*where.dims)
-    rows, columns = (np.arange(size) for size in where.grid.shape)
+    areas = ds[name].transpose(*axes.dims)
+    rows, columns = (np.arange(size) for size in axes.grid.shape)
     rows = rows[:: max(rows.size * columns.size // MOST_CELLS, 1)]
-    exact = where.grid.areas(rows, columns)
-    values = values_of(areas.isel({where.y: rows}).variable).astype(np.float64) * scale
-    is_valid = np.isfinite(values) & (values > 0) & (exact > 0)
-    ratio, weights = values[is_valid] / exact[is_valid] if is_valid.any() else np.zeros(1), exact[is_valid]
+    cell_areas = axes.grid.areas(rows, columns)
+    values = values_of(areas.isel({axes.y: rows}).variable).astype(np.float64) * scale
+    is_valid = np.isfinite(values) & (values > 0) & (cell_areas > 0)
+    ratio, weights = values[is_valid] / cell_areas[is_valid] if is_valid.any() else np.zeros(1), cell_areas[is_valid]
     median = float(np.median(ratio))
     # By area: those at a pole are small and uncertain.
     if LEAST <= median <= MOST and weights[np.abs(ratio / median - 1) > OFF].sum() <= FEW * weights.sum():
         return areas, scale
     warnings.warn(
-        f"{name}: expected the cell areas of the {what} in m2, received {ratio.min():.3g} to {ratio.max():.3g} times "
+        f"{name}: expected the cell areas of the {role} in m2, received {ratio.min():.3g} to {ratio.max():.3g} times "
         "these; areas from the cells are used, repair the file",
         UserWarning, stacklevel=4,
     )  # fmt: skip
     return None
 
 
-def horizontal_variables(ds: xr.Dataset, where: Horizontal) -> list[str]:
+def horizontal_variables(ds: xr.Dataset, axes: Horizontal) -> list[str]:
     """Return the names of the numeric fields on both horizontal dimensions, without cell areas."""
-    dims, areas = set(where.dims), {*area_names(ds), *where.replaced, *bounds_variables(ds)}
+    dims, areas = set(axes.dims), {*area_names(ds), *axes.replaced_names, *bounds_variables(ds)}
     names = [str(n) for n, v in ds.data_vars.items() if dims <= set(v.dims) and v.dtype.kind in "fiub"]
     return [name for name in names if name not in areas]
 
@@ -280,9 +286,9 @@ def area_names(ds: xr.Dataset) -> list[str]:
     return [str(n) for n, v in ds.data_vars.items() if n == AREA or v.attrs.get("standard_name") == "cell_area"]
 
 
-def complete_metadata(ready: xr.Dataset, bounds: set[str]) -> None:
+def complete_metadata(ds: xr.Dataset, bounds: set[str]) -> None:
     """Complete the metadata of a Dataset in place; ``bounds`` inherit theirs from coordinates."""
-    for name, variable in ready.variables.items():
+    for name, variable in ds.variables.items():
         attrs = variable.attrs
         if variable.ndim == 0 and {"grid_mapping_name", "crs_wkt", "spatial_ref"} & set(attrs):
             _complete_mapping(attrs)

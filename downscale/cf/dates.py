@@ -146,8 +146,10 @@ class Clock:
                 f"one of them on purpose: ds.convert_calendar({clock.calendar!r})"
             )
         parts = [parts_of(date) for date in values.ravel()]
-        own, other = (c.seconds(c.midnights(parts)).reshape(values.shape) for c in (self, clock))
-        return self.dates(own + clock.seconds(values) - other)
+        target_midnights, source_midnights = (
+            c.seconds(c.midnights(parts)).reshape(values.shape) for c in (self, clock)
+        )
+        return self.dates(target_midnights + clock.seconds(values) - source_midnights)
 
 
 def parts_of(date: Any) -> tuple[int, int, int]:
@@ -198,34 +200,34 @@ def frequency_edges(clock: Clock, first: float, last: float, frequency: str) -> 
     # The end of a month is a label in pandas; the period is the month.
     frequency = re.sub("([MQY])E", r"\1S", frequency)
     if not re.match(r"[\d.]*[A-Za-z]", frequency):
-        raise _no_frequency(frequency, "a number and a unit")
+        raise _frequency_error(frequency, "a number and a unit")
     begin = clock.midnights([parts_of(clock.dates(np.array([first]))[0])])[0]
-    next_two = clock.seconds(_range(clock, frequency, start=begin, periods=2))
+    next_two = clock.seconds(_date_range(clock, frequency, start=begin, periods=2))
     step = float(next_two[-1] - next_two[0])
     if step <= 0 or (last - first) / step > MOST_PERIODS:
-        raise _no_frequency(frequency, f"at most {MOST_PERIODS} periods")
+        raise _frequency_error(frequency, f"at most {MOST_PERIODS} periods")
     # The start of the period around that day; without an anchor, the day itself.
-    starts = _range(clock, frequency, end=begin, periods=1)
+    starts = _date_range(clock, frequency, end=begin, periods=1)
     if not starts.size:
         # Dates of other calendars do not roll back: find the last single period that begins in the year before.
         year_before = clock.dates(clock.seconds(np.array([begin])) - YEAR_STEP[1])[0]
-        starts = _range(clock, frequency.lstrip("0123456789"), start=year_before, end=begin)
-    edges = clock.seconds(_range(clock, frequency, start=starts[-1], end=clock.dates(np.array([last]))[0]))
+        starts = _date_range(clock, frequency.lstrip("0123456789"), start=year_before, end=begin)
+    edges = clock.seconds(_date_range(clock, frequency, start=starts[-1], end=clock.dates(np.array([last]))[0]))
     while edges[-1] < last:
-        next_edges = _range(clock, frequency, start=clock.dates(edges[-1:])[0], periods=2)
+        next_edges = _date_range(clock, frequency, start=clock.dates(edges[-1:])[0], periods=2)
         edges = np.append(edges, clock.seconds(next_edges[1:]))
     return edges[np.searchsorted(edges, first, side="right") - 1 :]
 
 
-def _no_frequency(frequency: str, reason: str) -> OptionError:
+def _frequency_error(frequency: str, reason: str) -> OptionError:
     return OptionError(f"expected a frequency such as '6h', 'D', '5D', 'MS' or 'YS', received {frequency!r} ({reason})")
 
 
-def _range(clock: Clock, frequency: str, **span: Any) -> NDArray[Any]:
+def _date_range(clock: Clock, frequency: str, **span: Any) -> NDArray[Any]:
     try:
         dates = xr.date_range(freq=frequency, calendar=clock.calendar, use_cftime=not clock.numpy, **span)
     except (ValueError, TypeError, NotImplementedError) as error:
-        raise _no_frequency(frequency, str(error).splitlines()[0]) from None
+        raise _frequency_error(frequency, str(error).splitlines()[0]) from None
     values = np.asarray(dates.values)
     return values.astype(clock.origin.dtype) if clock.numpy else values
 

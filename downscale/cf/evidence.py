@@ -107,13 +107,13 @@ def _systems_of_units(units: str, rare: bool) -> frozenset[CoordinateSystem]:
 def axis_of(coordinate: xr.DataArray) -> Axis | None:
     """Return the direction of a one-dimensional coordinate, or None if it is not a horizontal axis."""
     name, claims = str(coordinate.name), claims_of(coordinate)
-    directed = [claim for claim in claims if claim.direction is not None]
-    for claim in directed[1:]:
-        if claim.direction != directed[0].direction:
-            raise contradiction(name, directed[0], claim)
+    directional_claims = [claim for claim in claims if claim.direction is not None]
+    for claim in directional_claims[1:]:
+        if claim.direction != directional_claims[0].direction:
+            raise contradiction(name, directional_claims[0], claim)
     direction, rank = AXIS_NAMES.get(name.lower()), 3
-    if directed:
-        direction, first_word = directed[0].direction, directed[0].words.split()[0]
+    if directional_claims:
+        direction, first_word = directional_claims[0].direction, directional_claims[0].words.split()[0]
         rank = {"units": 0, "standard_name": 1}.get(first_word, 2)
     elif coordinate.dtype.kind in "mM" or any(claim.systems == NOTHING for claim in claims):
         return None
@@ -133,25 +133,27 @@ def coordinate_system(coordinate: xr.DataArray, mapping: GridMapping | None) -> 
     if mapping is not None and mapping.kind is not None:
         systems = {"plane": LENGTHS, "scan": PROJECTED}.get(mapping.kind, frozenset((mapping.kind,)))
         evidence.append(Claim(f"grid mapping {mapping.name!r} ({mapping.words})", None, systems))
-        if len(evidence) == 3 and _common(evidence[0], evidence[2]) and not _common(*evidence):
+        if len(evidence) == 3 and _common_systems(evidence[0], evidence[2]) and not _common_systems(*evidence):
             del evidence[1]  # the standard name, overruled by units and grid mapping
     for index, claim in enumerate(evidence):
-        if not _common(*evidence[: index + 1]):
+        if not _common_systems(*evidence[: index + 1]):
             if not index:
                 raise GridError(
                     f"coordinate {name!r}: expected units of angle (degrees, radians) or length (m, km), received "
                     f"{claim.words}; convert it"
                 )
-            rival = next((prior for prior in evidence[:index] if not _common(prior, claim)), evidence[index - 1])
+            rival = next(
+                (prior for prior in evidence[:index] if not _common_systems(prior, claim)), evidence[index - 1]
+            )
             raise contradiction(name, rival, claim)
     by_name: CoordinateSystem = "rotated" if name.lower() in ROTATED_NAMES else "geographic"
     if not evidence:
         return "plane" if name.lower() in PLANE_NAMES or name.lower() not in AXIS_NAMES else by_name
     order: tuple[CoordinateSystem, ...] = (by_name, "geographic", "plane", "rotated", "scan")
-    return next(system for system in order if system in _common(*evidence))
+    return next(system for system in order if system in _common_systems(*evidence))
 
 
-def _common(*claims: Claim) -> frozenset[CoordinateSystem]:
+def _common_systems(*claims: Claim) -> frozenset[CoordinateSystem]:
     return frozenset.intersection(*(claim.systems or NOTHING for claim in claims))
 
 
@@ -193,8 +195,10 @@ def find_positions(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:
     """
     fields = list(obj.data_vars.values()) if isinstance(obj, xr.Dataset) else [obj]
     arrays = {**dict(obj.coords), **(dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {})}
-    found = {str(n): position_direction(v) for n, v in arrays.items() if v.ndim in (2, 3) and v.dtype.kind in "fiu"}
-    if not {"y", "x"} <= set(found.values()):
+    directions = {
+        str(n): position_direction(v) for n, v in arrays.items() if v.ndim in (2, 3) and v.dtype.kind in "fiu"
+    }
+    if not {"y", "x"} <= set(directions.values()):
         return None
     names = {word for v in (obj, *fields) for attrs in (v.attrs, v.encoding)
              for word in str(attrs.get("coordinates") or "").split()}  # fmt: skip
@@ -203,8 +207,8 @@ def find_positions(obj: xr.Dataset | xr.DataArray) -> tuple[str, str] | None:
         dims = set(arrays[pair[0]].dims)
         return -arrays[pair[0]].ndim, sum(name in names for name in pair), sum(dims <= set(v.dims) for v in fields)
 
-    pairs = [(lat, lon) for lat in found if found[lat] == "y" for lon in found
-             if found[lon] == "x" and set(arrays[lat].dims) == set(arrays[lon].dims)]  # fmt: skip
+    pairs = [(lat, lon) for lat in directions if directions[lat] == "y" for lon in directions
+             if directions[lon] == "x" and set(arrays[lat].dims) == set(arrays[lon].dims)]  # fmt: skip
     return max(pairs, key=precedence, default=None)
 
 
@@ -224,22 +228,22 @@ def moving_dimension(variable: xr.DataArray) -> str | None:
 
 
 def position_error(
-    grid: RectilinearGrid, places: Sequence[NDArray[Any]], locator: Locator | None
+    grid: RectilinearGrid, positions: Sequence[NDArray[Any]], locator: Locator | None
 ) -> tuple[float, float] | None:
     """Return how far positions are from the cells of a product grid, in cells and metres, or None if they agree.
 
-    Positions ``places`` are latitudes and longitudes in degrees, shape (n_y, n_x); missing ones are ignored.
+    Positions ``positions`` are latitudes and longitudes in degrees, shape (n_y, n_x); missing ones are ignored.
     """
     rows, columns = (np.unique(np.linspace(0, n - 1, SAMPLES).astype(int)) for n in grid.shape)
     y, x = np.meshgrid(grid.y.centres[rows], grid.x.centres[columns], indexing="ij")
     heights, widths = (np.abs(np.diff(axis.edges))[indices] for axis, indices in ((grid.y, rows), (grid.x, columns)))
-    lat, lon = (np.asarray(plane, dtype=np.float64)[np.ix_(rows, columns)] for plane in places)
+    lat, lon = (np.asarray(plane, dtype=np.float64)[np.ix_(rows, columns)] for plane in positions)
     # Half a cell towards either side, from inside the grid.
-    across = arc(_points(locator, x - widths / 2, y), _points(locator, x + widths / 2, y))
-    along = arc(_points(locator, x, y - heights[:, None] / 2), _points(locator, x, y + heights[:, None] / 2))
+    across = arc(_locate(locator, x - widths / 2, y), _locate(locator, x + widths / 2, y))
+    along = arc(_locate(locator, x, y - heights[:, None] / 2), _locate(locator, x, y + heights[:, None] / 2))
     # For this comparison, rows at a pole are as wide as they are high.
     size = np.maximum(np.minimum(across, along), 0.1 * along)
-    distance = arc(_points(locator, x, y), unit_vectors(lon, lat))
+    distance = arc(_locate(locator, x, y), unit_vectors(lon, lat))
     is_known = np.isfinite(distance) & np.isfinite(size) & (size > 0)
     cells_off = distance[is_known] / size[is_known]
     if not is_known.any() or cells_off.max() <= MOST_CELLS_OFF:
@@ -247,7 +251,7 @@ def position_error(
     return float(cells_off.max()), float(distance[is_known].max() * EARTH_RADIUS)
 
 
-def _points(locator: Locator | None, x: Floats, y: Floats) -> Floats:
+def _locate(locator: Locator | None, x: Floats, y: Floats) -> Floats:
     return finite_vectors(*((x, y) if locator is None else locator(x, y)))
 
 

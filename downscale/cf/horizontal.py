@@ -25,8 +25,8 @@ from downscale.cf.bounds import (
     bounds_of,
     corners_of,
     require_known,
-    unknown_cells,
-    unknown_corners,
+    unknown_cells_reason,
+    unknown_corners_reason,
     variables_of,
     without_lost_bounds,
 )
@@ -55,9 +55,9 @@ from downscale.cf.mapping import (
     CoordinateSystem,
     GridMapping,
     Locator,
+    grid_mapping_names,
     is_mapping,
     mapping_of,
-    named_mappings,
 )
 from downscale.cf.units import MUTE, size_in
 from downscale.errors import DownscaleError, GridError, InputError, ShapeError, called, listing
@@ -67,10 +67,10 @@ from downscale.grid.axis import (
     axis_from_bounds,
     axis_from_centres,
     check_factor,
-    draw_to_poles,
+    extend_to_poles,
 )
-from downscale.grid.curvilinear import CurvilinearGrid, curvilinear_grid, repeated_columns
-from downscale.grid.latlon import RectilinearGrid, product_of, projected_grid
+from downscale.grid.curvilinear import CurvilinearGrid, count_repeated_columns, curvilinear_grid
+from downscale.grid.latlon import RectilinearGrid, find_product_grid, projected_grid
 from downscale.grid.sphere import arc, unit_vectors
 
 XarrayObject = xr.Dataset | xr.DataArray
@@ -92,13 +92,13 @@ class Horizontal:
     x: str
     grid: RectilinearGrid | CurvilinearGrid  # cells in the order of the object, in degrees or metres
     unit: float = 1.0  # metres, or degrees, in one unit of the coordinates
-    planes: tuple[str, str] | None = None  # two-dimensional latitudes and longitudes of the object, or of a new grid
+    positions: tuple[str, str] | None = None  # two-dimensional latitudes and longitudes of the object, or of a new grid
     mapping: GridMapping | None = None  # None if the axes are latitude and longitude
     notes: tuple[str, ...] = ()  # for the plan
     system: CoordinateSystem = "geographic"
     missing_mapping: str | None = None  # the grid mapping that fields on axes in metres name, if it is not there
     bounds: Mapping[str, str] = field(default_factory=dict)  # names of bounds, by those of axes and positions
-    unknown: str = ""  # why edges midway between centres are a guess, since bounds are lost; empty if they are not
+    guess_reason: str = ""  # why edges midway between centres are a guess, since bounds are lost; empty if they are not
 
     @property
     def rotated(self) -> bool:
@@ -111,9 +111,9 @@ class Horizontal:
         return self.y, self.x
 
     @property
-    def replaced(self) -> set[str]:
+    def replaced_names(self) -> set[str]:
         """Names of axes, positions, their bounds and cell areas, which a new grid creates anew."""
-        return {*self.dims, *(self.planes or ()), *self.bounds.values(), AREA}
+        return {*self.dims, *(self.positions or ()), *self.bounds.values(), AREA}
 
     def bounds_of(self, name: str) -> str:
         """Return the name of the bounds of an axis or of positions, present or to be created."""
@@ -125,15 +125,15 @@ class Horizontal:
         return None if self.mapping is None else self.mapping.locator()
 
 
-def warn_of_plane(where: Horizontal) -> Horizontal:
+def warn_of_plane(axes: Horizontal) -> Horizontal:
     """Warn that areas are those of the plane if a field names a grid mapping that is missing; return the axes."""
-    if where.missing_mapping is not None:
+    if axes.missing_mapping is not None:
         warnings.warn(
-            f"{where.y!r} and {where.x!r}: the grid mapping {where.missing_mapping!r} that fields name is not there; "
+            f"{axes.y!r} and {axes.x!r}: the grid mapping {axes.missing_mapping!r} that fields name is not there; "
             'areas are those of the plane. Keep it with the field: open the file with decode_coords="all"',
             UserWarning, stacklevel=3,
         )  # fmt: skip
-    return where
+    return axes
 
 
 def horizontal(obj: XarrayObject, guess: bool = False) -> Horizontal:
@@ -143,10 +143,10 @@ def horizontal(obj: XarrayObject, guess: bool = False) -> Horizontal:
     only the dimensions.
     """
     grids = _SHARED.get()
-    where = parse_horizontal(obj) if grids is None else grids.horizontal(obj)
+    axes = parse_horizontal(obj) if grids is None else grids.horizontal(obj)
     if not guess:
-        require_known(where.unknown)
-    return where
+        require_known(axes.guess_reason)
+    return axes
 
 
 class ParsedGrids:
@@ -158,14 +158,14 @@ class ParsedGrids:
     def horizontal(self, obj: XarrayObject) -> Horizontal:
         """Return the axes or positions of an object, parsed unless those of an equal object are known."""
         entries = self._grids.setdefault(_metadata_token(obj), [])
-        for names, values, where in entries:
+        for names, values, axes in entries:
             if values == _values_token(obj, names):
-                return where
-        where = parse_horizontal(obj)
-        found = dict.fromkeys((*where.dims, *(find_positions(obj) or ()), *where.bounds.values()))
-        names = [name for name in found if name in variables_of(obj)]
-        entries.append((names, _values_token(obj, names), where))
-        return where
+                return axes
+        axes = parse_horizontal(obj)
+        candidates = dict.fromkeys((*axes.dims, *(find_positions(obj) or ()), *axes.bounds.values()))
+        names = [name for name in candidates if name in variables_of(obj)]
+        entries.append((names, _values_token(obj, names), axes))
+        return axes
 
 
 _SHARED: ContextVar[ParsedGrids | None] = ContextVar("parsed_grids", default=None)
@@ -197,21 +197,21 @@ def _values_token(obj: XarrayObject, names: list[str]) -> str:
 
 
 def parse_horizontal(obj: XarrayObject) -> Horizontal:
-    """Return the axes or positions of an object; their cells may be a guess (see ``Horizontal.unknown``)."""
-    axes, planes, where = _find_axes(obj), find_positions(obj), None
-    if axes is not None:
-        is_located = planes is not None and set(obj[planes[0]].dims[-2:]) == set(axes)
+    """Return the axes or positions of an object; their cells may be a guess (see ``Horizontal.guess_reason``)."""
+    dims, positions, axes = _find_axes(obj), find_positions(obj), None
+    if dims is not None:
+        is_located = positions is not None and set(obj[positions[0]].dims[-2:]) == set(dims)
         # True degrees need no coordinate system in a text attribute.
-        is_true = any((claim.systems or PROJECTED) <= COMPASS for claim in claims_of(obj[axes[0]]))
-        mapping = mapping_of(obj, axes, text=not is_true)
-        if mapping is not None or not (is_located and all(is_cell_number(obj[name]) for name in axes)):
-            where = _read_axes(obj, axes, mapping, planes if is_located else None)
-    if where is None:
-        if planes is None:
+        is_true = any((claim.systems or PROJECTED) <= COMPASS for claim in claims_of(obj[dims[0]]))
+        mapping = mapping_of(obj, dims, text=not is_true)
+        if mapping is not None or not (is_located and all(is_cell_number(obj[name]) for name in dims)):
+            axes = _read_axes(obj, dims, mapping, positions if is_located else None)
+    if axes is None:
+        if positions is None:
             raise _no_axes(obj)
-        where = _read_positions(obj, *planes)
-    names = [name for name in (*where.dims, *(where.planes or ())) if name in variables_of(obj)]
-    return replace(where, bounds={name: bounds_name(obj, name) for name in names})
+        axes = _read_positions(obj, *positions)
+    names = [name for name in (*axes.dims, *(axes.positions or ())) if name in variables_of(obj)]
+    return replace(axes, bounds={name: bounds_name(obj, name) for name in names})
 
 
 def _find_axes(obj: XarrayObject) -> tuple[str, str] | None:
@@ -226,40 +226,40 @@ def _find_axes(obj: XarrayObject) -> tuple[str, str] | None:
 
 
 def _read_axes(
-    obj: XarrayObject, dims: tuple[str, str], mapping: GridMapping | None, planes: tuple[str, str] | None
+    obj: XarrayObject, dims: tuple[str, str], mapping: GridMapping | None, positions: tuple[str, str] | None
 ) -> Horizontal | None:
     """Return the grid of two one-dimensional coordinates; None if these only count cells."""
     y, x = dims
     systems = [coordinate_system(obj[name], mapping) for name in dims]
-    system, straight = systems[0], ("latitude", "longitude")
-    kinds: list[Any] = ["projected" if s in PROJECTED else kind for s, kind in zip(systems, straight, strict=True)]
-    unit = _unit(obj[y], obj[x], system, mapping) if kinds != ["latitude", "projected"] else 1.0
+    system, true_kinds = systems[0], ("latitude", "longitude")
+    kinds: list[Any] = ["projected" if s in PROJECTED else kind for s, kind in zip(systems, true_kinds, strict=True)]
+    unit = _read_unit(obj[y], obj[x], system, mapping) if kinds != ["latitude", "projected"] else 1.0
     if kinds[1] == "longitude" and find_seam(obj[x]) is not None:
         raise GridError(
             f"coordinate {x!r}: expected longitudes in one piece, received a jump across the seam of the circle; bring "
             f"them to -180 to 180 and sort: ds.assign_coords({x}=(ds.{x} + 180) % 360 - 180).sortby({x!r})"
         )
     (y_axis, has_bounds, y_unknown), (x_axis, _, x_unknown) = (
-        _cells(obj, name, kind, unit) for name, kind in zip(dims, kinds, strict=True)
+        _read_cells(obj, name, kind, unit) for name, kind in zip(dims, kinds, strict=True)
     )
     if x_axis.periodic:
-        y_axis = draw_to_poles(y_axis, has_bounds)
+        y_axis = extend_to_poles(y_axis, has_bounds)
     grid = RectilinearGrid(y_axis, x_axis)
-    where = Horizontal(y, x, grid, unit, system=system, unknown=y_unknown or x_unknown)
+    axes = Horizontal(y, x, grid, unit, system=system, guess_reason=y_unknown or x_unknown)
     if system == "geographic":
-        _match_positions(obj, planes, grid, None, dims)
-        return where
+        _match_positions(obj, positions, grid, None, dims)
+        return axes
     if mapping is None:
         note = (
             "no grid_mapping locates the pole; no longitudes and latitudes are written"
             if system == "rotated"
             else "no grid_mapping; areas are those of the plane"
         )
-        missing = next(iter(named_mappings(obj, dims)), None) if system != "rotated" else None
-        return replace(where, notes=(f"{y}, {x}: {note}",), missing_mapping=missing)
+        missing = next(iter(grid_mapping_names(obj, dims)), None) if system != "rotated" else None
+        return replace(axes, notes=(f"{y}, {x}: {note}",), missing_mapping=missing)
     if mapping.kind is None:
-        raise mapping.refusal()
-    mapping = _match_positions(obj, planes, grid, mapping, dims)
+        raise mapping.unreadable_error()
+    mapping = _match_positions(obj, positions, grid, mapping, dims)
     if mapping is None:
         return None
     if system != "rotated":
@@ -270,35 +270,36 @@ def _read_axes(
                 f"{y!r} and {x!r}: expected cells that grid mapping {mapping.name!r} places on the earth, received "
                 "some beyond its edge or on a seam; crop the grid, or drop the grid mapping to take areas of the plane"
             )
-    if planes is None or set(obj[planes[0]].dims) != set(dims):
+    if positions is None or set(obj[positions[0]].dims) != set(dims):
         used_names = {*map(str, variables_of(obj)), *map(str, obj.dims)}
         pairs = (("lat", "lon"), ("latitude", "longitude"), ("true_latitude", "true_longitude"))
-        planes = next((pair for pair in pairs if not used_names & set(pair)), pairs[-1])
-    return replace(where, grid=grid, planes=planes, mapping=mapping)
+        positions = next((pair for pair in pairs if not used_names & set(pair)), pairs[-1])
+    return replace(axes, grid=grid, positions=positions, mapping=mapping)
 
 
 def _match_positions(
-    obj: XarrayObject, planes: tuple[str, str] | None, grid: RectilinearGrid, mapping: GridMapping | None,
+    obj: XarrayObject, positions: tuple[str, str] | None, grid: RectilinearGrid, mapping: GridMapping | None,
     dims: tuple[str, str],
 ) -> GridMapping | None:  # fmt: skip
     """Return the mapping for which axes and two-dimensional positions agree; None if axes only count cells."""
-    if planes is None:
+    if positions is None:
         return mapping
-    places = [_degrees(obj, name, dims) for name in planes]
+    position_degrees = [_degrees(obj, name, dims) for name in positions]
     best, locator = mapping, None if mapping is None else mapping.locator()
-    off = position_error(grid, places, locator)
-    if off is not None and mapping is not None:
+    distance = position_error(grid, position_degrees, locator)
+    if distance is not None and mapping is not None:
         # A mapping without a figure of the earth uses that of its model.
-        trials = [(position_error(grid, places, trial.locator()), trial) for trial in mapping.on_spheres()]
-        off, best = min([(off, mapping), *trials], key=lambda pair: pair[0] or (0.0, 0.0))
-    if off is None:
+        trials = [(position_error(grid, position_degrees, trial.locator()), trial) for trial in mapping.on_spheres()]
+        distance, best = min([(distance, mapping), *trials], key=lambda pair: pair[0] or (0.0, 0.0))
+    if distance is None:
         return best
     if mapping is not None and all(is_cell_number(obj[name]) for name in dims):
         return None
-    what = f"axes {dims[0]!r}, {dims[1]!r}" + ("" if mapping is None else f" with grid mapping {mapping.name!r}")
+    description = f"axes {dims[0]!r}, {dims[1]!r}" + ("" if mapping is None else f" with grid mapping {mapping.name!r}")
     raise GridError(
-        f"expected coordinates that agree, received {what} and positions {planes[0]!r}, {planes[1]!r}, which put the "
-        f"same cells up to {off[1] / 1000:.3g} km ({off[0]:.2g} cells) apart; drop the wrong ones"
+        f"expected coordinates that agree, received {description} and positions {positions[0]!r}, "
+        f"{positions[1]!r}, which put the same cells up to {distance[1] / 1000:.3g} km ({distance[0]:.2g} "
+        "cells) apart; drop the wrong ones"
     )
 
 
@@ -314,20 +315,23 @@ def _read_positions(obj: XarrayObject, lat: str, lon: str) -> Horizontal:
         corners = corners_of(obj, (lat, lon), (y, x))
         if corners is not None:
             corners = corners[0] * degrees_of_unit(obj[lat]), corners[1] * degrees_of_unit(obj[lon])
-        product = product_of(north, east, corners)
+        product = find_product_grid(north, east, corners)
         grid = product if product is not None else curvilinear_grid(east, north, *(corners or ())[::-1])
     except DownscaleError as error:
         raise type(error)(f"coordinates {lat!r} and {lon!r}: {error}") from None
-    where = Horizontal(y, x, grid, planes=(lat, lon))
+    axes = Horizontal(y, x, grid, positions=(lat, lon))
     if not isinstance(grid, CurvilinearGrid):
-        lines: Any = ((lat, north[:, 0], "latitude"), (lon, east[0], "longitude")) if corners is None else ()
-        return replace(where, unknown=next(filter(None, (unknown_cells(obj, *line) for line in lines)), ""))
-    repeated = repeated_columns(grid)
+        coordinates: Any = ((lat, north[:, 0], "latitude"), (lon, east[0], "longitude")) if corners is None else ()
+        reasons = (unknown_cells_reason(obj, *coordinate) for coordinate in coordinates)
+        return replace(axes, guess_reason=next(filter(None, reasons), ""))
+    repeat_count = count_repeated_columns(grid)
     notes = [f"{lat}, {lon}: no bounds; corners lie midway between centres"] if corners is None else []
-    if repeated:
-        notes.append(f"{x}: the last {repeated} columns are the first again; sums count them twice, so leave them out")
-    unknown = unknown_corners(obj, (lat, lon)) if corners is None else ""
-    return replace(where, notes=tuple(notes), unknown=unknown)
+    if repeat_count:
+        notes.append(
+            f"{x}: the last {repeat_count} columns are the first again; sums count them twice, so leave them out"
+        )
+    guess_reason = unknown_corners_reason(obj, (lat, lon)) if corners is None else ""
+    return replace(axes, notes=tuple(notes), guess_reason=guess_reason)
 
 
 def _degrees(obj: XarrayObject, name: str, dims: tuple[str, str]) -> NDArray[np.float64]:
@@ -345,13 +349,13 @@ def _no_axes(obj: XarrayObject) -> GridError:
     for name in (name for name in obj.dims if name in obj.coords and str(name).lower() in AXIS_NAMES):
         if any(claim.systems == NOTHING for claim in claims_of(obj[name])):
             coordinate_system(obj[name], None)  # raises the error about its units
-    mesh = _mesh(obj)
+    mesh = _describe_mesh(obj)
     if mesh is not None:
-        what, cells = mesh
+        description, cells = mesh
         rows = max(round((cells / 2) ** 0.5), 1)
         return GridError(
-            f"expected a grid of rows and columns, received {what}; bring it to one first, for a global one of that "
-            f"resolution by: cdo remapcon,r{2 * rows}x{rows} in.nc out.nc"
+            f"expected a grid of rows and columns, received {description}; bring it to one first, for a global one of "
+            f"that resolution by: cdo remapcon,r{2 * rows}x{rows} in.nc out.nc"
         )
     sizes = ", ".join(f"{name} ({size})" for name, size in obj.sizes.items()) or "none"
     return NoAxesError(
@@ -360,25 +364,25 @@ def _no_axes(obj: XarrayObject) -> GridError:
     )
 
 
-def _mesh(obj: XarrayObject) -> tuple[str, int] | None:
+def _describe_mesh(obj: XarrayObject) -> tuple[str, int] | None:
     """Return a description of cells that are not rows and columns, and their number, or None."""
     variables = {**dict(obj.coords), **(dict(obj.data_vars) if isinstance(obj, xr.Dataset) else {})}
     lines = [(str(v.dims[0]), position_direction(v, MESH_NAMES)) for v in variables.values() if v.ndim == 1]
-    dims = [{dim for dim, direction in lines if direction == wanted} for wanted in ("y", "x")]
+    dims = [{dim for dim, direction in lines if direction == axis_direction} for axis_direction in ("y", "x")]
     latitudes = {str(n) for n in obj.dims if n in obj.coords and POSITION_NAMES.get(str(n)) == "y"}
-    shared: list[Any] = sorted((dims[0] & dims[1]) - latitudes)
+    mesh_dims: list[Any] = sorted((dims[0] & dims[1]) - latitudes)
     is_healpix = any(v.attrs.get("grid_mapping_name") == "healpix" for v in variables.values())
-    if is_healpix or shared:
-        dim = shared[0] if shared else max(obj.sizes, key=lambda dim: obj.sizes[dim])
-        what = "a HEALPix grid" if is_healpix else "an unstructured mesh"
-        return f"{what} ({obj.sizes[dim]} cells along {str(dim)!r})", int(obj.sizes[dim])
+    if is_healpix or mesh_dims:
+        dim = mesh_dims[0] if mesh_dims else max(obj.sizes, key=lambda dim: obj.sizes[dim])
+        description = "a HEALPix grid" if is_healpix else "an unstructured mesh"
+        return f"{description} ({obj.sizes[dim]} cells along {str(dim)!r})", int(obj.sizes[dim])
     if any(v.attrs.get("cf_role") == "mesh_topology" or "mesh" in v.attrs for v in variables.values()):
         size = int(max(obj.sizes.values(), default=1))
         return f"an unstructured mesh ({size} cells)", size
     return None
 
 
-def _unit(y: xr.DataArray, x: xr.DataArray, system: CoordinateSystem, mapping: GridMapping | None) -> float:
+def _read_unit(y: xr.DataArray, x: xr.DataArray, system: CoordinateSystem, mapping: GridMapping | None) -> float:
     """Return metres or degrees in the common unit of two coordinates.
 
     Coordinates without units are in degrees, in the unit of their coordinate system, or in metres.
@@ -402,7 +406,7 @@ def _unit(y: xr.DataArray, x: xr.DataArray, system: CoordinateSystem, mapping: G
     return float(np.deg2rad(size)) * height
 
 
-def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float) -> tuple[CellAxis, bool, str]:
+def _read_cells(obj: XarrayObject, name: str, kind: Kind, unit: float) -> tuple[CellAxis, bool, str]:
     """Return the cells along a coordinate, whether bounds define them, and why they are a guess."""
     centres = np.asarray(obj[name].values)
     if centres.dtype.kind not in "fiu":
@@ -414,7 +418,7 @@ def _cells(obj: XarrayObject, name: str, kind: Kind, unit: float) -> tuple[CellA
         axis = axis_from_centres(centres * unit, kind)
     except DownscaleError as error:
         raise type(error)(f"coordinate {name!r}: {error}") from None
-    return axis, False, unknown_cells(obj, name, centres * unit, kind)
+    return axis, False, unknown_cells_reason(obj, name, centres * unit, kind)
 
 
 def as_dataset(obj: Any) -> tuple[xr.Dataset, str | None]:
@@ -432,16 +436,16 @@ def as_array(ds: xr.Dataset, name: str, like: XarrayObject) -> xr.DataArray:
     return without_lost_bounds(ds[name].rename(like.name if isinstance(like, xr.DataArray) else name))
 
 
-def parse_factor(factor: Any, where: Horizontal) -> tuple[int, int]:
+def parse_factor(factor: Any, axes: Horizontal) -> tuple[int, int]:
     """Return the refinement of rows and columns from an int or a mapping of dimension to int."""
     if not isinstance(factor, Mapping):
         return check_factor(factor), check_factor(factor)
-    unknown = [name for name in factor if name not in where.dims]
+    unknown = [name for name in factor if name not in axes.dims]
     if unknown:
         raise ShapeError(
-            f"expected {called('factor')} for the dimensions {listing(where.dims)}, received {listing(unknown)}"
+            f"expected {called('factor')} for the dimensions {listing(axes.dims)}, received {listing(unknown)}"
         )
-    return check_factor(factor.get(where.y, 1)), check_factor(factor.get(where.x, 1))
+    return check_factor(factor.get(axes.y, 1)), check_factor(factor.get(axes.x, 1))
 
 
 AxesKind = Literal["geographic", "rotated", "projected", "positions"]
@@ -450,18 +454,18 @@ MOST_SHIFT = 0.1
 COPY = "copy its grid_mapping variable from the other file (ncks -A -v)"
 
 
-def axes_kind(where: Horizontal) -> AxesKind:
+def axes_kind(axes: Horizontal) -> AxesKind:
     """Return the reference of the numbers of the axes."""
-    if isinstance(where.grid, CurvilinearGrid):
+    if isinstance(axes.grid, CurvilinearGrid):
         return "positions"
-    if where.grid.y.kind != "latitude":
+    if axes.grid.y.kind != "latitude":
         return "projected"
-    return "rotated" if where.rotated else "geographic"
+    return "rotated" if axes.rotated else "geographic"
 
 
-def axes_words(where: Horizontal) -> str:
+def axes_words(axes: Horizontal) -> str:
     """Return a description of the rows and columns of a field, for messages."""
-    kind, mapping = axes_kind(where), where.mapping
+    kind, mapping = axes_kind(axes), axes.mapping
     if kind == "positions":
         return "two-dimensional latitudes and longitudes"
     if kind == "geographic":
@@ -477,31 +481,41 @@ def axes_words(where: Horizontal) -> str:
     return "metres of a projection" + (f" ({name})" if name else "")
 
 
-def same_axes(one: Horizontal, other: Horizontal) -> bool:
+def same_axes(first: Horizontal, second: Horizontal) -> bool:
     """Return whether numbers of the axes of two grids have the same reference.
 
     Grid mappings are compared by the positions that they give, to a tenth of the smaller cell. A grid with a mapping
     equals one without only if they span one domain in cells that nest, which never happens for two projections.
     """
-    if axes_kind(one) != axes_kind(other):
+    if axes_kind(first) != axes_kind(second):
         return False
-    if axes_kind(one) in ("geographic", "positions"):
+    if axes_kind(first) in ("geographic", "positions"):
         return True
-    if one.mapping is None or other.mapping is None:
-        return one.mapping is other.mapping or _one_domain(one, other)
-    return _one_place(one, other, one.mapping, other.mapping)
+    if first.mapping is None or second.mapping is None:
+        return first.mapping is second.mapping or _same_domain(first, second)
+    return _same_positions(first, second, first.mapping, second.mapping)
 
 
-def _one_place(one: Horizontal, other: Horizontal, mine: GridMapping, theirs: GridMapping) -> bool:
+def _same_positions(
+    first_axes: Horizontal, second_axes: Horizontal, first_mapping: GridMapping, second_mapping: GridMapping
+) -> bool:
     """Return whether two grid mappings give the cells of both grids the same positions."""
-    texts = [{key: str(np.asarray(value).tolist()) for key, value in m.attrs.items()} for m in (mine, theirs)]
+    texts = [
+        {key: str(np.asarray(value).tolist()) for key, value in m.attrs.items()}
+        for m in (first_mapping, second_mapping)
+    ]
     if texts[0] == texts[1]:
         return True
-    locate, relocate = one.locator, other.locator
+    locate, relocate = first_axes.locator, second_axes.locator
     if locate is None or relocate is None:
         return False
-    step = min(np.abs(np.diff(axis.edges)).min() for where in (one, other) for axis in (where.grid.y, where.grid.x))
-    y, x = (axis.edges[np.unique(np.linspace(0, axis.size, 5).astype(int))] for axis in (one.grid.y, one.grid.x))
+    step = min(
+        np.abs(np.diff(axis.edges)).min() for axes in (first_axes, second_axes) for axis in (axes.grid.y, axes.grid.x)
+    )
+    y, x = (
+        axis.edges[np.unique(np.linspace(0, axis.size, 5).astype(int))]
+        for axis in (first_axes.grid.y, first_axes.grid.x)
+    )
     points = np.meshgrid(x, y)
     first, second = unit_vectors(*locate(*points)), unit_vectors(*relocate(*points))
     next_points = unit_vectors(*locate(points[0] + step, points[1]))
@@ -511,39 +525,39 @@ def _one_place(one: Horizontal, other: Horizontal, mine: GridMapping, theirs: Gr
     return bool(is_finite.any() and is_close[is_finite].all())
 
 
-def _one_domain(one: Horizontal, other: Horizontal) -> bool:
+def _same_domain(first: Horizontal, second: Horizontal) -> bool:
     """Return whether two product grids begin and end at the same numbers, with sizes that divide."""
     return all(
         max(a.size, b.size) % min(a.size, b.size) == 0
         and np.allclose(np.sort(a.edges)[[0, -1]], np.sort(b.edges)[[0, -1]], rtol=0,
                         atol=1e-3 * min(np.abs(np.diff(a.edges)).min(), np.abs(np.diff(b.edges)).min()))
-        for a, b in ((one.grid.y, other.grid.y), (one.grid.x, other.grid.x))
+        for a, b in ((first.grid.y, second.grid.y), (first.grid.x, second.grid.x))
     )  # fmt: skip
 
 
-def with_named_mapping(where: Horizontal, obj: XarrayObject, beside: Horizontal) -> Horizontal:
-    """Return ``where`` with the grid mapping of ``beside`` if a field of ``obj`` names it but lost the variable.
+def with_named_mapping(axes: Horizontal, obj: XarrayObject, reference: Horizontal) -> Horizontal:
+    """Return ``axes`` with the grid mapping of ``reference`` if a field of ``obj`` names it but lost the variable.
 
     A DataArray keeps only the name of its grid mapping; the variable stays in its Dataset.
     """
-    if where.mapping is not None or beside.mapping is None or axes_kind(where) == "positions":
-        return where
+    if axes.mapping is not None or reference.mapping is None or axes_kind(axes) == "positions":
+        return axes
     fields = getattr(obj, "data_vars", {"": obj}).values()
     mapping_names = {str(attrs.get("grid_mapping")) for v in fields for attrs in (v.attrs, v.encoding)}
-    if beside.mapping.name not in mapping_names or axes_kind(where) == "geographic":
-        return where
-    return replace(where, mapping=beside.mapping)
+    if reference.mapping.name not in mapping_names or axes_kind(axes) == "geographic":
+        return axes
+    return replace(axes, mapping=reference.mapping)
 
 
 def require_same_axes(
-    given: Horizontal, wanted: Horizontal, what: str, role: str, remedy: str, noun: str = "a field"
+    axes: Horizontal, reference: Horizontal, label: str, reference_role: str, remedy: str, noun: str = "a field"
 ) -> None:  # fmt: skip
-    """Raise a GridError if two grids have other references; ``what`` and ``role`` name both in the message."""
-    if same_axes(given, wanted):
+    """Raise a GridError if two grids have other references; ``label`` and ``reference_role`` name both in messages."""
+    if same_axes(axes, reference):
         return
-    kinds = axes_kind(given), axes_kind(wanted)
-    lacks_mapping = kinds[0] == kinds[1] and (given.mapping is None) != (wanted.mapping is None)
+    kinds = axes_kind(axes), axes_kind(reference)
+    lacks_mapping = kinds[0] == kinds[1] and (axes.mapping is None) != (reference.mapping is None)
     raise GridError(
-        f"{what}: expected {noun} on {axes_words(wanted)}, as {role} is, received one on {axes_words(given)}; "
-        f"{COPY if lacks_mapping else remedy}"
+        f"{label}: expected {noun} on {axes_words(reference)}, as {reference_role} is, received one on "
+        f"{axes_words(axes)}; {COPY if lacks_mapping else remedy}"
     )

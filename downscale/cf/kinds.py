@@ -12,9 +12,9 @@ from downscale.cf.quantities import (
     SPREADS,
     WORDS,
     cell_methods,
-    in_words,
     infer_standard_name,
     standard_name_of,
+    standard_spelling,
     units_of,
 )
 from downscale.cf.units import CODE_UNITS, fits
@@ -105,12 +105,12 @@ def direction_reason(variable: xr.DataArray) -> str | None:
         return None
     if standard:
         return f"by standard_name {standard!r}" if PATTERNS["direction"].fullmatch(standard) else None
-    for what, text in (("long_name", variable.attrs.get("long_name")), ("name", variable.name)):
-        words = in_words(text)
+    for attribute, text in (("long_name", variable.attrs.get("long_name")), ("name", variable.name)):
+        words = standard_spelling(text)
         if (PATTERNS["direction"] if is_angle else PATTERNS["moving"]).fullmatch(words) or (
-            what == "name" and is_angle and words in WORDS["direction_names"]
+            attribute == "name" and is_angle and words in WORDS["direction_names"]
         ):
-            return f"by {what} {str(text)!r}" + (f" and units {units!r}" if is_angle else "")
+            return f"by {attribute} {str(text)!r}" + (f" and units {units!r}" if is_angle else "")
     # An angle whose valid range is a full circle.
     metadata = {**variable.encoding, **variable.attrs}
     pair = metadata.get("valid_range", (metadata.get("valid_min"), metadata.get("valid_max")))
@@ -122,11 +122,11 @@ def direction_reason(variable: xr.DataArray) -> str | None:
     return f"by its valid range, {low:g} to {high:g}" if is_circle else None
 
 
-def without_directions(ds: xr.Dataset, names: list[str], wanted: object) -> tuple[list[str], list[str]]:
+def without_directions(ds: xr.Dataset, names: list[str], data_vars: object) -> tuple[list[str], list[str]]:
     """Return the fields that are not directions, and one line for each direction that is left out."""
     reasons = {name: reason for name in names if (reason := direction_reason(ds[name])) is not None}
     fields = [name for name in names if name not in reasons]
-    if reasons and (wanted is not None or not fields):
+    if reasons and (data_vars is not None or not fields):
         name, reason = next(iter(reasons.items()))
         raise InputError(
             f"expected fields that have a mean over cells, received the direction {name!r} ({reason}), which starts "
@@ -165,7 +165,7 @@ def quantity_over_time(variable: xr.DataArray, *names: str) -> tuple[str, str]:
     if amount_units is None:
         return "intensive", f"by units {units!r}, which are not those of an amount"
     name, reason = infer_standard_name(variable)
-    short, words = str(variable.name or "").lower(), in_words(variable.attrs.get("long_name"))
+    short, words = str(variable.name or "").lower(), standard_spelling(variable.attrs.get("long_name"))
     if short in ("rx1day", "rx5day", "prhmax"):
         return "intensive", f"by name {short!r}, the largest of a period"
     if name is None and short in WORDS["flow_names"]:

@@ -99,7 +99,7 @@ def _crs(attrs: tuple[tuple[str, Any], ...]) -> CRS | None:
     from pyproj.exceptions import CRSError
 
     cf_attrs = {key: list(value) if isinstance(value, tuple) else value for key, value in attrs}
-    texts = {key: _spelled(cf_attrs[key]) for key in PROJ_ATTRS if key in cf_attrs}
+    texts = {key: _proj_text(cf_attrs[key]) for key in PROJ_ATTRS if key in cf_attrs}
     cf_attrs |= texts
     # Well-known text is complete; CF attributes come next, other strings last.
     for text in dict.fromkeys((texts.pop("crs_wkt", None), None, *texts.values())):
@@ -112,12 +112,12 @@ def _crs(attrs: tuple[tuple[str, Any], ...]) -> CRS | None:
     return None
 
 
-def _spelled(text: Any) -> str:
+def _proj_text(text: Any) -> str:
     """Return a coordinate system in the syntax of PROJ: a bare number is an EPSG code.
 
     Examples
     --------
-    >>> _spelled(3035), _spelled("+init=epsg:3035"), _spelled("EPSG:3035")
+    >>> _proj_text(3035), _proj_text("+init=epsg:3035"), _proj_text("EPSG:3035")
     ('EPSG:3035', 'epsg:3035', 'EPSG:3035')
     """
     words = str(text).strip()
@@ -187,7 +187,7 @@ class GridMapping:
         cf_attrs = self.cf if "perspective_point_height" in self.cf or self.crs is None else self.crs.to_cf()
         return float(cf_attrs["perspective_point_height"]) if "perspective_point_height" in cf_attrs else None
 
-    def refusal(self) -> GridError:
+    def unreadable_error(self) -> GridError:
         """Return the error for a mapping that cannot be used."""
         detail = " without grid_north_pole_latitude" if self.attrs.get("grid_mapping_name") == ROTATED else ""
         return GridError(
@@ -206,7 +206,7 @@ class GridMapping:
         if self.rotated:
             pole = [float(self.cf.get(key, 0.0)) for key in (
                 "grid_north_pole_longitude", "grid_north_pole_latitude", "north_pole_grid_longitude")]  # fmt: skip
-            return lambda x, y: unrotated(x, y, *pole)
+            return lambda x, y: unrotate(x, y, *pole)
         return None if self.projection is None else _inverse(self.projection, "EPSG:4326")
 
     def embedding(self) -> Embedding | None:
@@ -252,24 +252,24 @@ def finite_vectors(lon: Floats, lat: Floats) -> Floats:
     return unit_vectors(np.where(is_finite, lon, np.nan), np.where(is_finite, lat, np.nan))
 
 
-def unrotated(
+def unrotate(
     lon: Floats, lat: Floats, pole_lon: float, pole_lat: float, pole_grid_lon: float = 0.0
 ) -> tuple[Floats, Floats]:
     """Return true longitudes and latitudes of coordinates about a rotated pole, all in degrees.
 
     Examples
     --------
-    >>> [float(round(v, 9)) for v in unrotated(0.0, 0.0, -170.0, 40.0)]
+    >>> [float(round(v, 9)) for v in unrotate(0.0, 0.0, -170.0, 40.0)]
     [10.0, 50.0]
     """
     x, y, z = np.moveaxis(unit_vectors(np.asarray(lon) - pole_grid_lon, lat), -1, 0)
     sine, cosine = np.sin(np.deg2rad(pole_lat)), np.cos(np.deg2rad(pole_lat))
     vectors = np.stack([x * sine - z * cosine, y, x * cosine + z * sine], axis=-1)
     east, north = degrees_of(vectors)
-    return _within(east + pole_lon + 180.0), north
+    return _wrap_longitudes(east + pole_lon + 180.0), north
 
 
-def _within(lon: Floats, west: float = -180.0) -> Floats:
+def _wrap_longitudes(lon: Floats, west: float = -180.0) -> Floats:
     """Return longitudes from ``west`` over one circle; those already within are bit-identical."""
     return lon - 360.0 * np.floor((lon - west) / 360.0)
 
@@ -322,7 +322,7 @@ def mapping_of(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str], text: bool
     With ``text``, a coordinate system in an attribute of a field or of the file counts if there is no other.
     """
     variables = obj.variables if isinstance(obj, xr.Dataset) else obj.coords
-    names = [word for word in named_mappings(obj, dims) if word in variables]
+    names = [word for word in grid_mapping_names(obj, dims) if word in variables]
     if not names:
         names = [str(name) for name, variable in variables.items() if is_mapping(variable)]
         names = names if len(names) == 1 else []
@@ -334,7 +334,7 @@ def mapping_of(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str], text: bool
     return next((mapping for mapping in texts if mapping.crs is not None), None)
 
 
-def named_mappings(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> list[str]:
+def grid_mapping_names(obj: xr.Dataset | xr.DataArray, dims: tuple[str, str]) -> list[str]:
     """Return the names of grid mappings in the attributes of fields on two dimensions.
 
     For the long form, ``crsOSGB: x y crsWGS84: lat lon``, return the one whose coordinates are the dimensions.
@@ -392,7 +392,7 @@ def _rows_of_positions(
     edges = place(*np.meshgrid(x.edges, y.edges[rows.start : rows.stop + 1]))
     rings = [np.stack([v[:-1, :-1], v[:-1, 1:], v[1:, 1:], v[1:, :-1]], axis=-1)[..., order] for v in edges]
     if locator is not None:
-        lon = _within(lon, west)
+        lon = _wrap_longitudes(lon, west)
         # Corners of a cell at the seam are on the side of its centre.
         rings[0] = rings[0] + 360.0 * np.round((lon[..., None] - rings[0]) / 360.0)
     return np.stack([lon, lat]), np.stack(rings)

@@ -155,18 +155,18 @@ def infer_standard_name(variable: xr.DataArray) -> tuple[str | None, str]:
             return guess, f"by name {str(variable.name)!r} and units {units!r}, as {guess}"
         reason = f"name {str(variable.name)!r} has units {units!r}, expected such as {legal_units[0]!r}"
     long_name = variable.attrs.get("long_name")
-    meaning = _standard_name_of_words(words, units) if (words := in_words(long_name)) and units else None
+    meaning = _standard_name_of_words(words, units) if (words := standard_spelling(long_name)) and units else None
     if meaning is not None:
         return meaning, f"by long_name {str(long_name)[:60]!r} and units {units!r}, as {meaning}"
     return None, reason
 
 
-def in_words(name: Any) -> str:
+def standard_spelling(name: Any) -> str:
     """Return a name in the spelling of standard names, without text in brackets.
 
     Examples
     --------
-    >>> in_words("Total (convective and large-scale) precipitation rate (liq + ice)")
+    >>> standard_spelling("Total (convective and large-scale) precipitation rate (liq + ice)")
     'total_precipitation_rate'
     """
     if not isinstance(name, str):
@@ -187,11 +187,11 @@ def _standard_name_of_words(words: str, units: str) -> str | None:
     return words if limit is not None and _one_of(units, [limit.units]) else None
 
 
-def _one_of(units: str, wanted: list[str]) -> bool:
-    """Return whether units are among the ``wanted`` ones, in any spelling."""
-    if units in wanted:
+def _one_of(units: str, legal_units: list[str]) -> bool:
+    """Return whether units are among the ``legal_units`` ones, in any spelling."""
+    if units in legal_units:
         return True
-    return any(units.lower() in PER_CENT if unit == "%" else fits(units, unit) for unit in wanted)
+    return any(units.lower() in PER_CENT if unit == "%" else fits(units, unit) for unit in legal_units)
 
 
 @cache
@@ -218,8 +218,8 @@ def limit_of(standard_name: str) -> Limit | None:
 def _relative_word(variable: xr.DataArray) -> str | None:
     """Return the evidence that a variable is an anomaly or a difference, or None."""
     texts = {"name": str(variable.name or "").replace("_", " "), "long_name": str(variable.attrs.get("long_name", ""))}
-    words = ((what, PATTERNS["relative"].search(text.lower())) for what, text in texts.items())
-    return next((f"{what} speaks of {word[0]!r}" for what, word in words if word), None)
+    words = ((attribute, PATTERNS["relative"].search(text.lower())) for attribute, text in texts.items())
+    return next((f"{attribute} speaks of {word[0]!r}" for attribute, word in words if word), None)
 
 
 def cell_methods(variable: xr.DataArray) -> list[tuple[set[str], str]]:
@@ -298,7 +298,7 @@ def is_sign_unknown(variable: xr.DataArray, name: str, bounds: Any) -> bool:
     """
     if name in bounds if isinstance(bounds, Mapping) else not isinstance(bounds, str):
         return False
-    words = map(in_words, (standard_name_of(variable)[0], variable.name, variable.attrs.get("long_name")))
+    words = map(standard_spelling, (standard_name_of(variable)[0], variable.name, variable.attrs.get("long_name")))
     is_signed = any(
         PATTERNS["signed"].fullmatch(phrase) or PATTERNS["components"].fullmatch(phrase) for phrase in words
     )

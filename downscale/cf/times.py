@@ -58,9 +58,9 @@ def time_encodings(ds: xr.Dataset) -> dict[str, dict[str, Any]]:
 
 def calendar_of(variable: xr.Variable) -> str:
     """Return the calendar of dates, in the stored spelling of the Gregorian one."""
-    stored = str(variable.encoding.get("calendar") or "")
+    stored_calendar = str(variable.encoding.get("calendar") or "")
     calendar = GREGORIAN[-1] if variable.dtype.kind == "M" else str(first_value(variable).calendar)
-    return stored if stored in GREGORIAN and calendar in GREGORIAN else calendar
+    return stored_calendar if stored_calendar in GREGORIAN and calendar in GREGORIAN else calendar
 
 
 def _are_whole(variables: list[xr.Variable], units: str, calendar: str) -> bool:
@@ -86,14 +86,14 @@ def time_name(ds: xr.Dataset) -> str | None:
     return None
 
 
-def span(ds: xr.Dataset, name: str) -> tuple[Any, Any]:
+def time_span(ds: xr.Dataset, name: str) -> tuple[Any, Any]:
     """Return the first and the last date of a coordinate, by its bounds if it has any."""
     pairs = date_bounds(ds, name)
     values = values_of(ds[name].variable) if pairs is None else pairs
     return values.min(), values.max()
 
 
-def steps(ds: xr.Dataset, name: str) -> NDArray[np.float64]:
+def step_lengths(ds: xr.Dataset, name: str) -> NDArray[np.float64]:
     """Return the length of each value's period in days, by its bounds, else the days between values."""
     pairs = date_bounds(ds, name)
     if pairs is not None:
@@ -104,26 +104,26 @@ def steps(ds: xr.Dataset, name: str) -> NDArray[np.float64]:
     return np.diff(np.sort(np.atleast_1d(numbers_of(ds[name].variable))))
 
 
-def period(days: float) -> str:
+def iso_duration(days: float) -> str:
     """Return a duration in ISO 8601.
 
     Examples
     --------
-    >>> period(0.25), period(31.5)
+    >>> iso_duration(0.25), iso_duration(31.5)
     ('PT6H', 'P31DT12H')
     """
     seconds = round(days * 86400)
     parts = (seconds // 86400, seconds % 86400 // 3600, seconds % 3600 // 60, seconds % 60)
-    date, *clock = (f"{number}{letter}" if number else "" for number, letter in zip(parts, "DHMS", strict=True))
-    return f"P{date}" + (f"T{''.join(clock)}" if any(clock) else "" if date else "T0S")
+    date, *time_parts = (f"{number}{letter}" if number else "" for number, letter in zip(parts, "DHMS", strict=True))
+    return f"P{date}" + (f"T{''.join(time_parts)}" if any(time_parts) else "" if date else "T0S")
 
 
-def resolution(lengths: NDArray[np.float64]) -> str | None:
+def iso_resolution(lengths: NDArray[np.float64]) -> str | None:
     """Return the step of a record in ISO 8601, or None if steps differ.
 
     Examples
     --------
-    >>> resolution(np.array([31.0, 28.0, 31.0])), resolution(np.array([0.125, 0.125]))
+    >>> iso_resolution(np.array([31.0, 28.0, 31.0])), iso_resolution(np.array([0.125, 0.125]))
     ('P1M', 'PT3H')
     """
     if not lengths.size:
@@ -131,14 +131,14 @@ def resolution(lengths: NDArray[np.float64]) -> str | None:
     for word, (low, high) in (("P1M", MONTH_DAYS), ("P1Y", YEAR_DAYS)):
         if low - SAME_DAYS <= lengths.min() and lengths.max() <= high + SAME_DAYS:
             return word
-    return period(float(lengths[0])) if np.ptp(lengths) <= SAME_DAYS and lengths[0] > SAME_DAYS else None
+    return iso_duration(float(lengths[0])) if np.ptp(lengths) <= SAME_DAYS and lengths[0] > SAME_DAYS else None
 
 
-def frequency(ds: xr.Dataset) -> str | None:
+def cmip_frequency(ds: xr.Dataset) -> str | None:
     """Return the frequency of a record in CMIP terms ("mon", "day", "6hr", "fx", ...), or None if unclear."""
     name = time_name(ds)
     if name is None:
         return "fx"
-    step = resolution(steps(ds, name))
+    step = iso_resolution(step_lengths(ds, name))
     words = {"P1M": "mon", "P1Y": "yr", "P1D": "day", **{f"PT{n}H": f"{n}hr" for n in (1, 3, 6)}}
     return words.get(step or "")

@@ -43,7 +43,7 @@ def is_logarithmic(units: str) -> bool:
     return LOGARITHMIC.match(units) is not None
 
 
-def fits(units: str, wanted: str) -> bool:
+def fits(units: str, other: str) -> bool:
     """Return whether units are readable and compatible with others ("%" with "1", but degrees of arc are not).
 
     Examples
@@ -51,15 +51,15 @@ def fits(units: str, wanted: str) -> bool:
     >>> fits("mm/day", "m s-1"), fits("m of water equivalent", "m"), fits("degC", "m")
     (True, True, False)
     """
-    if units == wanted:
+    if units == other:
         return True
-    quantity, wanted_quantity = read_units(units), read_units(wanted)
-    if quantity is None or wanted_quantity is None:
+    quantity, other_quantity = read_units(units), read_units(other)
+    if quantity is None or other_quantity is None:
         return False
-    return bool(quantity.to_root_units().units == wanted_quantity.to_root_units().units)
+    return bool(quantity.to_root_units().units == other_quantity.to_root_units().units)
 
 
-def same_units(units: str, wanted: str) -> bool:
+def same_units(units: str, other: str) -> bool:
     """Return whether two units are equal, in any spelling.
 
     Examples
@@ -67,11 +67,11 @@ def same_units(units: str, wanted: str) -> bool:
     >>> same_units("mm h-1", "mm/hour"), same_units("kelvin", "K"), same_units("degC", "K")
     (True, True, False)
     """
-    zero, one = convert(0.0, units, wanted), convert(1.0, units, wanted)
+    zero, one = convert(0.0, units, other), convert(1.0, units, other)
     return zero is not None and one is not None and abs(zero) < 1e-12 and abs(one - 1.0) < 1e-9
 
 
-def convert(value: float, units: str, wanted: str) -> float | None:
+def convert(value: float, units: str, new_units: str) -> float | None:
     """Return a value in other units, offsets included; None if these cannot be read or are not compatible.
 
     Examples
@@ -79,11 +79,11 @@ def convert(value: float, units: str, wanted: str) -> float | None:
     >>> convert(1.0, "1", "%"), convert(0.0, "K", "degC"), convert(1.0, "1", "ids")
     (100.0, -273.15, None)
     """
-    if units == wanted:
+    if units == new_units:
         return value
-    if not fits(units, wanted):
+    if not fits(units, new_units):
         return None
-    source, target = read_units(units), read_units(wanted)
+    source, target = read_units(units), read_units(new_units)
     quantity = _registry().Quantity(value * float(source.magnitude), source.units).to(target.units)
     # Twelve digits: enough for a bound, without the rounding of the conversion.
     return float(f"{float(quantity.magnitude) / float(target.magnitude):.12g}")
@@ -92,7 +92,7 @@ def convert(value: float, units: str, wanted: str) -> float | None:
 @cache
 def read_units(units: str) -> Any:
     """Return units as a pint quantity (a scale and a unit), or None if they cannot be read; never raises an error."""
-    text = _spelled(units)
+    text = _pint_spelling(units)
     # Powers of numbers are not units, and a file could contain one that takes forever.
     if text is None or re.search(r"[\d)]\s*(?:\*\*|\^)", text):
         return None
@@ -103,7 +103,7 @@ def read_units(units: str) -> Any:
         return None
 
 
-def _spelled(units: str) -> str | None:
+def _pint_spelling(units: str) -> str | None:
     """Return units in pint's spelling: ``m-2`` as ``m**-2``, names in climate files as names in pint."""
     text = REMARKS.sub("", str(units)).replace("\N{MINUS SIGN}", "-").strip()
     fraction_match = WHOLE_SHARE.fullmatch(text)

@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.axes import read_axis
-from downscale.cf.bounds import bounds_in, bounds_variables, require_known, unknown_cells, unknown_corners
+from downscale.cf.bounds import bounds_in, bounds_variables, require_known, unknown_cells_reason, unknown_corners_reason
 from downscale.cf.horizontal import (
     Horizontal,
     NoAxesError,
@@ -36,7 +36,7 @@ from downscale.grid.axis import FULL_CIRCLE, CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.subcells import Subcells
-from downscale.io.statics import mask_on_grid, pick_mask
+from downscale.io.statics import pick_mask, regrid_mask
 from downscale.process.computing import computed
 from downscale.request import Request
 from downscale.steps.axis_downscale import axis_quantity, downscale_axis
@@ -104,7 +104,7 @@ def compare_fields(
     if not rectilinear or at_coarse.grid.nest_factors(fine_axes.grid) is not None:
         return _nested(big, ordered, ordered_sizes, at_coarse, fine_axes, mask)
     y, x = (Subcells.between(*axes) for axes in zip(_axes(at_coarse.grid), _axes(at_fine.grid), strict=True))
-    blank = None if mask is None else mask_on_grid(pick_mask(mask), at_fine.grid, at_fine) < 0.5
+    blank = None if mask is None else regrid_mask(pick_mask(mask), at_fine.grid, at_fine) < 0.5
     common = Overlap.of((y, x), blank)
     near = None if common.exact else Neighbourhoods.of((y, x), blank)
     return Overlapping(big, small, sizes, at_coarse, at_fine, common=common, near=near, na_thres=na_thres)
@@ -118,8 +118,8 @@ def _nested(
     if isinstance(at_coarse.grid, CurvilinearGrid) and isinstance(at_fine.grid, CurvilinearGrid):
         # A large fine file has no corners of its own: use those of the parts of the coarse cells.
         adopted = at_coarse.grid.adopt(at_fine.grid)
-        if adopted.derived and at_fine.planes is not None:
-            require_known(unknown_corners(fine, at_fine.planes))
+        if adopted.derived and at_fine.positions is not None:
+            require_known(unknown_corners_reason(fine, at_fine.positions))
         at_fine = replace(at_fine, grid=adopted)
     elif not isinstance(at_fine.grid, CurvilinearGrid):
         # One fit of the areas of a projection for both: two fits differ in their last digits.
@@ -129,7 +129,7 @@ def _nested(
             axes.append(parts.axis if parts.regular and (np.diff(parts.owner) == 1).all() else axis)
         at_fine = replace(at_fine, grid=at_coarse.grid.with_axes(*axes))
     cells = Aggregation.between(at_coarse.grid, at_fine.grid)
-    valid = None if mask is None else mask_on_grid(pick_mask(mask), at_fine.grid, at_fine) > 0.5
+    valid = None if mask is None else regrid_mask(pick_mask(mask), at_fine.grid, at_fine) > 0.5
     return Nested(coarse, fine, sizes, at_coarse, at_fine, cells=cells, valid=valid)
 
 
@@ -186,7 +186,7 @@ class Nested(Comparison):
     @property
     def hidden(self) -> np.ndarray | bool:
         """Coarse cells without any valid fine cell."""
-        return False if self.valid is None else self.cells.masked(self.valid).valid_fraction == 0
+        return False if self.valid is None else self.cells.apply_mask(self.valid).valid_fraction == 0
 
     def find_errors(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Found:
         """Return the findings of all blocks."""
@@ -212,7 +212,7 @@ class Nested(Comparison):
                 None if size_blocks is None else size_blocks[at]
             ))  # fmt: skip
         findings, infinite, sign_counts = _joined(tasks)
-        return combine_all([findings, Partial(lost=self._gaps(x, y))]), infinite, sign_counts
+        return combine_all([findings, Partial(cells_lost=self._gaps(x, y))]), infinite, sign_counts
 
     def _band(self, first: int, count: int, extensive: bool) -> Any:
         """Return the operator of a band of coarse rows, its areas, and areas of cells if values are sums."""
@@ -319,7 +319,7 @@ def _in_order(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> t
         if bounds_in(fine, name) is None:
             parts = _parts(fine[name].values * at_fine.unit, axis, wanted)
             if parts is axis:
-                require_known(unknown_cells(fine, name, fine[name].values, axis.kind))
+                require_known(unknown_cells_reason(fine, name, fine[name].values, axis.kind))
             axis = parts
         axes.append(axis)
     return fine, replace(at_fine, grid=at_fine.grid.with_axes(*axes))
@@ -367,7 +367,7 @@ def _compare_block(
     x, y = np.asarray(coarse, dtype=np.float64), np.asarray(fine)
     if sums is not None:
         # The sum over the valid parts equals that of the whole, however small the valid area is.
-        share = cells.masked(np.isfinite(y)).valid_fraction
+        share = cells.apply_mask(np.isfinite(y)).valid_fraction
         x, y = x / (sums[0] * np.where(share > 0, share, 1.0)), y.astype(np.float64) / sums[1]
     return chunk(x, y, cells, areas(), origin, bounds, size), infinite, sign_counts
 

@@ -20,7 +20,7 @@ from downscale.cf.kinds import direction_reason, is_categorical
 from downscale.cf.quantities import is_sign_unknown, quantity_of, variable_bounds
 from downscale.cf.units import convert, read_units
 from downscale.check.comparison import Comparison, Nested, Overlapping, cell_place, compare_fields
-from downscale.conservation.measures import combine_all, counted_line, default_tolerance, negative_line
+from downscale.conservation.measures import combine_all, default_tolerance, infinite_count_line, negative_line
 from downscale.conservation.report import ConservationReport, VariableReport, finalize
 from downscale.deconvolution.psf import pick_psf
 from downscale.deconvolution.weights import Instrument
@@ -244,7 +244,7 @@ def _variable_report(
     sign_unknown = limits[0] is None and is_sign_unknown(coarse, name, bounds)
     total, infinite, signs = comparison.find_errors(x, y, limits, sign_unknown, extensive)
     if infinite.count:
-        line = counted_line(name, infinite.count, cell_place(x, infinite.first))
+        line = infinite_count_line(name, infinite.count, cell_place(x, infinite.first))
         warnings.warn(line, UserWarning, stacklevel=3)
     if signs.new_negatives:
         warnings.warn(negative_line(name), UserWarning, stacklevel=3)
@@ -436,7 +436,7 @@ def _errors(comparison: Nested, name: str) -> dict[str, xr.DataArray]:
         values = np.asarray(y.data[index], np.float64) / fine_area
         # An infinite value gives an infinite error, as in the report.
         valid = ~np.isnan(values)
-        cells = comparison.cells.masked(None if valid.all() else valid)
+        cells = comparison.cells.apply_mask(None if valid.all() else valid)
         magnitude = np.abs(values) if sizes is None else np.asarray(sizes.data[index], np.float64) / fine_area
         weight = cells.valid_fraction * coarse_area if extensive else 1.0
         with np.errstate(invalid="ignore"):

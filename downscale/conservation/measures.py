@@ -61,17 +61,17 @@ class Partial:
 
     relative: Peak = Peak()
     absolute: Peak = Peak()
-    checked: int = 0
-    masked: int = 0
-    lost: int = 0
-    invented: int = 0
-    out_of_bounds: int = 0
+    cells_checked: int = 0
+    cells_masked: int = 0
+    cells_lost: int = 0
+    cells_invented: int = 0
+    values_out_of_bounds: int = 0
     sums: dict[tuple[int, ...], Floats] = field(default_factory=dict)
     near: Peak = Peak()
     near_checked: int = 0
     near_failed: int = 0
     near_bound: float = 0.0
-    holes: int = 0
+    cells_with_gaps: int = 0
 
 
 def chunk(
@@ -91,7 +91,7 @@ def chunk(
     defined with it.
     """
     from downscale.kernels.refine import check_cells
-    from downscale.kernels.windows import Subcells
+    from downscale.kernels.windows import CellFractions
 
     lead_shape = coarse.shape[:-2]
     x = np.ascontiguousarray(coarse, np.float64).reshape(-1, *coarse.shape[-2:])
@@ -103,7 +103,7 @@ def chunk(
     magnitudes = np.empty((0, 0, 0)) if sizes is None else np.ascontiguousarray(sizes, np.float64).reshape(y.shape)
     nothing = np.empty((0, 0))
     fraction = nothing if cells.cell_fraction is None else cells.cell_fraction
-    subcells = Subcells(cells.y_fraction, cells.x_fraction, fraction, nothing)
+    subcells = CellFractions(cells.y_fraction, cells.x_fraction, fraction, nothing)
     smallest = smallest_magnitude(coarse, fine) if smallest is None else smallest
     check_cells(x, y, magnitudes, subcells, area, low, high, smallest, peaks, places, counts, sums)
     maxima = []
@@ -111,9 +111,11 @@ def chunk(
         index = (*np.unravel_index(int(place[0]), lead_shape), *place[1:]) if lead_shape else tuple(place[1:])
         position = tuple(int(i) + start for i, start in zip(index, origin, strict=True))
         maxima.append(Peak(float(value), position) if value > 0 else Peak())
-    checked, masked, lost, invented, out_of_bounds, holes = (int(count) for count in counts)
     slab_sums = {tuple(origin[:-2]): sums.reshape(3, *lead_shape)}
-    return Partial(maxima[0], maxima[1], checked, masked, lost, invented, out_of_bounds, slab_sums, holes=holes)
+    checked, masked, lost, invented, out_of_bounds, with_gaps = (int(count) for count in counts)
+    return Partial(
+        maxima[0], maxima[1], checked, masked, lost, invented, out_of_bounds, slab_sums, cells_with_gaps=with_gaps
+    )
 
 
 def smallest_magnitude(coarse: Floats, fine: Floats) -> float:
@@ -130,10 +132,10 @@ def peak_of(error: Floats, origin: tuple[int, ...]) -> Peak:
     return Peak(float(error.max()), tuple(int(i) + start for i, start in zip(local, origin, strict=True)))
 
 
-def outside(made: Floats, bounds: tuple[float | None, float | None]) -> int:
+def count_outside(values: Floats, bounds: tuple[float | None, float | None]) -> int:
     """Count values beyond the bounds."""
-    low, high = _limits(bounds, made.dtype)
-    return int(((made < low) | (made > high)).sum())
+    low, high = _limits(bounds, values.dtype)
+    return int(((values < low) | (values > high)).sum())
 
 
 def stored_bounds(bounds: Bounds, dtype: np.dtype[Any]) -> Bounds:
@@ -185,9 +187,14 @@ def global_error(partial: Partial) -> float:
     largest = 0.0
     for fine, coarse, size in partial.sums.values():
         with np.errstate(invalid="ignore"):
-            gap = np.nan_to_num(np.abs(fine - coarse), nan=np.inf, posinf=np.inf)
+            difference = np.nan_to_num(np.abs(fine - coarse), nan=np.inf, posinf=np.inf)
         # An infinite sum is an infinite error, whatever its divisor.
-        ratio = np.divide(gap, size, out=np.where(np.isinf(gap), np.inf, 0.0), where=(size > 0) & np.isfinite(gap))
+        ratio = np.divide(
+            difference,
+            size,
+            out=np.where(np.isinf(difference), np.inf, 0.0),
+            where=(size > 0) & np.isfinite(difference),
+        )
         largest = max(largest, float(ratio.max(initial=0.0)))
     return largest
 
@@ -226,12 +233,15 @@ def infinite_line(name: str) -> str:
     return f"{name}: expected finite values, received infinite ones, which are taken for missing; repair the input"
 
 
-def counted_line(name: str, count: int, place: Mapping[str, Any]) -> str:
+def infinite_count_line(name: str, count: int, place: Mapping[str, Any]) -> str:
     """Return the warning for a whole field with infinite values, the first of them at ``place``."""
-    where = ", ".join(f"{dim}={f'{at:g}' if isinstance(at, float) else at}" for dim, at in place.items())
+    location = ", ".join(
+        f"{dim}={f'{coordinate:g}' if isinstance(coordinate, float) else coordinate}"
+        for dim, coordinate in place.items()
+    )
     return (
-        f"{name}: expected finite values, received {count} infinite, the first at {where}; they are taken for missing, "
-        "repair the input"
+        f"{name}: expected finite values, received {count} infinite, the first at {location}; they are taken for "
+        "missing, repair the input"
     )
 
 

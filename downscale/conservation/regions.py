@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from downscale.conservation.measures import Partial, chunk, outside, peak_of, smallest_magnitude
+from downscale.conservation.measures import Partial, chunk, count_outside, peak_of, smallest_magnitude
 from downscale.fields.aggregate import Aggregation, SupermeshMean
 from downscale.grid.subcells import Subcells
 
@@ -40,12 +40,12 @@ SAME = 0.9
 class Regions:
     """The common regions of two axes, and the parts that make them up.
 
-    ``given`` and ``made`` are the cells of either axis that contain each part, ``first`` is the first part of each
-    region. ``closed`` states whether the last region continues in the first, across the seam of a circle.
+    ``coarse_cells`` and ``fine_cells`` are the cells of either axis that contain each part, ``first`` is the first part
+    of each region. ``closed`` states whether the last region continues in the first, across the seam of a circle.
     """
 
-    given: NDArray[np.int64]
-    made: NDArray[np.int64]
+    coarse_cells: NDArray[np.int64]
+    fine_cells: NDArray[np.int64]
     measure: Floats
     first: NDArray[np.int64]
     closed: bool
@@ -60,15 +60,17 @@ class Regions:
         owner, cell = parts.owner[nonempty], parent[nonempty]
         starts = np.ones(nonempty.size, dtype=bool)
         starts[1:] = (owner[1:] != owner[:-1]) & ((cell[1:] != cell[:-1]) | (owner[1:] < 0) | (owner[:-1] < 0))
-        used = owner >= 0
+        is_used = owner >= 0
         # If the first part is dropped, its mark moves to the next part in use.
-        region = np.cumsum(starts)[used]
+        region = np.cumsum(starts)[is_used]
         first = np.flatnonzero(np.diff(region, prepend=0))
-        index = nonempty[used]
+        index = nonempty[is_used]
         closed = parts.coarse.periodic and first.size > 1 and owner[0] == owner[-1] >= 0
         ends = np.append(first[1:], index.size) - 1
         centres = 0.5 * (parts.low[index[first]] + parts.high[index[ends]])
-        return cls(cell[used], owner[used], parts.measure[index], first, bool(closed), centres[: centres.size - closed])
+        return cls(
+            cell[is_used], owner[is_used], parts.measure[index], first, bool(closed), centres[: centres.size - closed]
+        )
 
     @cached_property
     def size(self) -> int:
@@ -96,15 +98,15 @@ class Regions:
 class Overlap:
     """Overlap of two grids, independent of the field and computed once for all blocks.
 
-    ``spread`` are the measures of coarse cells without hidden parts, ``outside`` counts coarse cells not covered
-    completely. Each region is one coarse cell if ``single``, and one coarse or one fine cell if ``exact``.
+    ``visible_measure`` are the measures of coarse cells without hidden parts, ``outside`` counts coarse cells that are
+    not covered completely. Each region is one coarse cell if ``single``, and one coarse or one fine cell if ``exact``.
     """
 
     y: Regions
     x: Regions
     groups: SupermeshMean
     repeats: tuple[int, int]
-    spread: Floats
+    visible_measure: Floats
     hidden: NDArray[np.bool_] | None
     hidden_parts: NDArray[np.bool_] | None
     outside: int
@@ -114,7 +116,7 @@ class Overlap:
     @property
     def parts_shape(self) -> tuple[int, int]:
         """Rows and columns of parts."""
-        return self.spread.shape[0] * self.repeats[0], self.spread.shape[1] * self.repeats[1]
+        return self.visible_measure.shape[0] * self.repeats[0], self.visible_measure.shape[1] * self.repeats[1]
 
     @classmethod
     def of(cls, parts: tuple[Subcells, Subcells], hidden: NDArray[np.bool_] | None = None) -> Overlap:
@@ -124,16 +126,16 @@ class Overlap:
         full_counts = [((p.owner >= 0) | p.empty).reshape(-1, p.count).all(axis=1).sum() for p in parts]
         regions = Regions.of(y), Regions.of(x)
         return cls(
-            *regions, SupermeshMean.of(y, x), (y.count, x.count), _spread_over(parts, hidden_parts),
+            *regions, SupermeshMean.of(y, x), (y.count, x.count), _visible_measure(parts, hidden_parts),
             hidden, hidden_parts, int(y.coarse.size * x.coarse.size - full_counts[0] * full_counts[1]),
-            all(axis.one_of(axis.given) for axis in regions),
-            all(axis.one_of(axis.given) or axis.one_of(axis.made) for axis in regions),
+            all(axis.one_of(axis.coarse_cells) for axis in regions),
+            all(axis.one_of(axis.coarse_cells) or axis.one_of(axis.fine_cells) for axis in regions),
         )  # fmt: skip
 
 
 def overlap_chunk(
-    given: Floats,
-    made: Floats,
+    coarse: Floats,
+    fine: Floats,
     common: Overlap,
     origin: tuple[int, ...],
     bounds: tuple[float | None, float | None] = (None, None),
@@ -147,26 +149,27 @@ def overlap_chunk(
     within them. Regions with a fine cell whose missing fraction exceeds ``na_thres`` are left out.
     """
     y, x, groups = common.y, common.x, common.groups
-    source, result = given.astype(np.float64), made.astype(np.float64)
+    coarse_values, fine_values = coarse.astype(np.float64), fine.astype(np.float64)
     if extensive:
-        source = source / common.spread
-    on_parts = np.repeat(np.repeat(np.isfinite(source), common.repeats[0], axis=-2), common.repeats[1], axis=-1)
+        coarse_values = coarse_values / common.visible_measure
+    on_parts = np.repeat(np.repeat(np.isfinite(coarse_values), common.repeats[0], axis=-2), common.repeats[1], axis=-1)
     if common.hidden_parts is not None:
         on_parts = on_parts & ~common.hidden_parts
-    measure = groups.masked(on_parts).valid_measure
+    measure = groups.apply_mask(on_parts).valid_measure
     if extensive:
-        result = np.divide(result, measure, out=np.full_like(result, np.nan), where=measure > 0)
-    share = measure / groups.whole_measure
-    blank = np.isnan(result) & (1 - share > na_thres)
-    parents, cells = np.ix_(y.given, x.given), np.ix_(y.made, x.made)
-    a, b, blanks = source[..., parents[0], parents[1]], result[..., cells[0], cells[1]], blank[..., cells[0], cells[1]]
+        fine_values = np.divide(fine_values, measure, out=np.full_like(fine_values, np.nan), where=measure > 0)
+    area_fraction = measure / groups.cell_measure
+    is_blank = np.isnan(fine_values) & (1 - area_fraction > na_thres)
+    parents, cells = np.ix_(y.coarse_cells, x.coarse_cells), np.ix_(y.fine_cells, x.fine_cells)
+    a, b = coarse_values[..., parents[0], parents[1]], fine_values[..., cells[0], cells[1]]
+    part_blank = is_blank[..., cells[0], cells[1]]
     valid = np.isfinite(a)
     if common.hidden is not None:
         # Conservation concerns valid parts only, and these are not valid.
         valid = valid & ~common.hidden[cells]
-        blanks = blanks & ~common.hidden[cells]
-    missing = valid & ~blanks & np.isnan(b)
-    weight = np.where(valid & ~missing & ~blanks, np.multiply.outer(y.measure, x.measure), 0.0)
+        part_blank = part_blank & ~common.hidden[cells]
+    missing = valid & ~part_blank & np.isnan(b)
+    weight = np.where(valid & ~missing & ~part_blank, np.multiply.outer(y.measure, x.measure), 0.0)
     # In place, one after the other: on the common pieces of two grids a copy is much larger than the field.
     a[weight <= 0] = 0.0
     b[weight <= 0] = 0.0
@@ -175,20 +178,20 @@ def overlap_chunk(
         b *= weight
         sums = [_sum(a, y, x), _sum(b, y, x), _sum(np.abs(b, out=b), y, x), _sum(weight, y, x)]
     # The content of a blank cell is unknown: its region cannot be checked.
-    whole_region = _sum((valid & blanks).astype(float), y, x) == 0
+    whole_region = _sum((valid & part_blank).astype(float), y, x) == 0
     sums = [np.where(whole_region, term, 0.0) for term in sums]
     lost = int((_sum(missing.astype(float), y, x) > 0).sum())
-    return _compare_means(sums, (given, made), lost, measure, origin, bounds)
+    return _compare_means(sums, (coarse, fine), lost, measure, origin, bounds)
 
 
-def _spread_over(parts: tuple[Subcells, Subcells], hidden_parts: NDArray[np.bool_] | None) -> Floats:
+def _visible_measure(parts: tuple[Subcells, Subcells], hidden_parts: NDArray[np.bool_] | None) -> Floats:
     y, x = parts
     measure = np.multiply.outer(y.coarse.measure, x.coarse.measure)
     if hidden_parts is None:
         return measure
     visible = ~hidden_parts | (y.owner < 0)[:, None] | (x.owner < 0)
-    share = Aggregation(y.share, x.share, y.count, x.count).masked(visible).valid_fraction
-    return measure * np.where(share > 0, share, 1.0)
+    area_fraction = Aggregation(y.area_fraction, x.area_fraction, y.count, x.count).apply_mask(visible).valid_fraction
+    return measure * np.where(area_fraction > 0, area_fraction, 1.0)
 
 
 def _sum(values: Floats, y: Regions, x: Regions) -> Floats:
@@ -214,28 +217,28 @@ def _compare_means(
     feasible = (bounds[0] is None or low >= bounds[0]) and (bounds[1] is None or high <= bounds[1])
     return replace(
         partial,
-        lost=lost,
-        invented=int((~np.isnan(fine) & (measure == 0)).sum()),
-        out_of_bounds=outside(fine, bounds) if feasible else 0,
+        cells_lost=lost,
+        cells_invented=int((~np.isnan(fine) & (measure == 0)).sum()),
+        values_out_of_bounds=count_outside(fine, bounds) if feasible else 0,
         sums={tuple(origin[:-2]): maps},
     )
 
 
 @dataclass(frozen=True, eq=False)
-class Line:
+class AxisOverlap:
     """Overlaps of coarse with fine cells of one axis: measures, and ``squared`` times the fraction of the fine cell."""
 
     inside: Any
     squared: Any
 
     @classmethod
-    def of(cls, parts: Subcells) -> Line:
+    def of(cls, parts: Subcells) -> AxisOverlap:
         """Return the overlaps for the parts of an axis (cut: coarse, cutting: fine)."""
         indices = np.flatnonzero(parts.owner >= 0)
         cell, owner, measure = indices // parts.count, parts.owner[indices], parts.measure[indices]
         shape = parts.coarse.size, parts.target.size
-        covered = np.bincount(owner, weights=measure, minlength=shape[1])
-        fraction = measure / covered[owner]
+        covered_measure = np.bincount(owner, weights=measure, minlength=shape[1])
+        fraction = measure / covered_measure[owner]
         return cls(
             sparse.csr_matrix((measure, (cell, owner)), shape),
             sparse.csr_matrix((measure * fraction, (cell, owner)), shape),
@@ -250,8 +253,8 @@ class Neighbourhoods:
     states whether the last fine column neighbours the first.
     """
 
-    y: Line
-    x: Line
+    y: AxisOverlap
+    x: AxisOverlap
     total: Floats
     closed: bool
     hidden: NDArray[np.bool_] | None = None
@@ -259,9 +262,9 @@ class Neighbourhoods:
     @classmethod
     def of(cls, parts: tuple[Subcells, Subcells], hidden: NDArray[np.bool_] | None = None) -> Neighbourhoods:
         """Return the data for a coarse grid whose cells are cut by those of a fine one, by rows and columns."""
-        y, x = map(Line.of, parts)
-        covered = [np.asarray(line.inside.sum(axis=0)).ravel() for line in (y, x)]
-        return cls(y, x, np.multiply.outer(*covered), bool(parts[1].target.periodic), hidden)
+        y, x = map(AxisOverlap.of, parts)
+        covered_measures = [np.asarray(line.inside.sum(axis=0)).ravel() for line in (y, x)]
+        return cls(y, x, np.multiply.outer(*covered_measures), bool(parts[1].target.periodic), hidden)
 
     def sums(self, values: Floats, squared: bool = False) -> Floats:
         """Return integrals over coarse cells of a field on fine cells, shape (n_y, n_x)."""
@@ -270,45 +273,45 @@ class Neighbourhoods:
 
 
 def near_chunk(
-    given: Floats, made: Floats, expected: Floats, near: Neighbourhoods, origin: tuple[int, ...], allowed: float,
-    extensive: bool = False, plain: bool = True,
+    coarse: Floats, fine: Floats, expected_fine: Floats, near: Neighbourhoods, origin: tuple[int, ...],
+    tolerance: float, extensive: bool = False, plain: bool = True,
 ) -> Partial:  # fmt: skip
     """Return the excess of each coarse cell over its bound, for whole maps compared with an expected fine field.
 
-    ``allowed`` is the relative error that rounding explains. ``plain`` is false if a terrain term was added to the fine
-    field, which then differs from the expected one.
+    ``tolerance`` is the relative error that rounding explains. ``plain`` is false if a terrain term was added to the
+    fine field, which then differs from the expected one.
     """
-    excess, bounds = np.zeros(given.shape), np.zeros(given.shape)
-    is_checked = np.zeros(given.shape, bool)
-    smallest = smallest_magnitude(given, made)
+    excess, bounds = np.zeros(coarse.shape), np.zeros(coarse.shape)
+    is_checked = np.zeros(coarse.shape, bool)
+    smallest = smallest_magnitude(coarse, fine)
     cell_measure = np.where(near.total > 0, near.total, 1.0) if extensive else 1.0
-    visible = ~near.hidden if near.hidden is not None else np.ones(made.shape[-2:], bool)
+    visible = ~near.hidden if near.hidden is not None else np.ones(fine.shape[-2:], bool)
     measures = near.sums(visible.astype(np.float64))
-    for index in np.ndindex(given.shape[:-2]):
-        values = np.asarray(made[index], np.float64) / cell_measure
-        difference = values - np.asarray(expected[index], np.float64) / cell_measure
+    for index in np.ndindex(coarse.shape[:-2]):
+        values = np.asarray(fine[index], np.float64) / cell_measure
+        difference = values - np.asarray(expected_fine[index], np.float64) / cell_measure
         valid = np.isfinite(difference) & visible
         difference, size = np.where(valid, difference, np.nan), np.where(valid, np.abs(values), 0.0)
         value_ranges = _local_range(np.where(valid, values, np.nan), near.closed)
-        equal = np.abs(np.where(valid, difference, 0.0)) <= 2 * allowed * size
+        equal = np.abs(np.where(valid, difference, 0.0)) <= 2 * tolerance * size
         varying = valid & (value_ranges > 0)
         strict = plain and bool(varying.any()) and equal[varying].mean() >= SAME
         ranges = _local_range(difference, near.closed, inner=strict)
         filled_difference = np.where(valid, difference, 0.0)
         # If part of a cell is missing, the rest of it is unknown.
         is_complete = near.sums((visible & ~valid).astype(np.float64)) == 0
-        checked = is_complete & (measures > 0) & np.isfinite(given[index])
+        checked = is_complete & (measures > 0) & np.isfinite(coarse[index])
         divisor = np.where(measures > 0, measures, 1.0)
         mean_error = np.abs(near.sums(filled_difference)) / divisor
         variation = np.maximum(near.sums(ranges) - near.sums(ranges, squared=True), 0.0) / divisor
         bound = (STRICT if strict else MARGIN) * variation
         magnitude = near.sums(size) / divisor
         if not extensive:
-            magnitude = np.maximum(magnitude, np.abs(np.where(checked, given[index], 0.0)))
+            magnitude = np.maximum(magnitude, np.abs(np.where(checked, coarse[index], 0.0)))
         scale = np.maximum(magnitude, max(smallest, np.finfo(np.float64).tiny))
         relative_excess = (mean_error - bound) / scale
         is_checked[index] = checked
-        excess[index] = np.where(checked & (relative_excess > allowed), relative_excess, 0.0)
+        excess[index] = np.where(checked & (relative_excess > tolerance), relative_excess, 0.0)
         typical = float(size[valid].mean()) if valid.any() else 0.0
         bounds[index] = np.where(checked, bound, 0.0) / max(typical, smallest, np.finfo(np.float64).tiny)
     return Partial(

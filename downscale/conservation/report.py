@@ -110,7 +110,7 @@ class VariableReport:
         )
 
     @property
-    def judged_error(self) -> float:
+    def decisive_error(self) -> float:
         """The error that decides whether the check passes."""
         return self.max_relative_error if self.law == "cell" else self.global_error
 
@@ -119,18 +119,18 @@ class VariableReport:
         """Whether the check passes: error within tolerance, no cell lost or invented, no value out of bounds."""
         faults = self.cells_lost + self.cells_invented + self.values_out_of_bounds + self.near_failed
         # A variable without any value passes, and the report notes it. A NaN error fails.
-        return self.judged_error <= self.tolerance and faults == 0 and self.cells_checked + self.cells_masked > 0
+        return self.decisive_error <= self.tolerance and faults == 0 and self.cells_checked + self.cells_masked > 0
 
     @property
     def fault(self) -> str:
         """One line that states the fault, empty if there is none."""
         if self.passed:
             return ""
-        if self.judged_error > self.tolerance:
+        if self.decisive_error > self.tolerance:
             place = f" at {_place(self.where_relative)}" if self.law == "cell" else ""
             return (
                 f"{self.name}: expected the {self.law} law within {self.tolerance:g}, received a largest relative "
-                f"error of {self.judged_error:.3g}{place}"
+                f"error of {self.decisive_error:.3g}{place}"
             )
         if self.near_failed:
             return (
@@ -160,11 +160,11 @@ def finalize(
         max_absolute_error=partial.absolute.value,
         where_absolute=locate(partial.absolute.index) if partial.absolute.index else {},
         global_error=global_error(partial),
-        cells_checked=partial.checked,
-        cells_masked=partial.masked,
-        cells_lost=partial.lost,
-        cells_invented=partial.invented,
-        values_out_of_bounds=partial.out_of_bounds,
+        cells_checked=partial.cells_checked,
+        cells_masked=partial.cells_masked,
+        cells_lost=partial.cells_lost,
+        cells_invented=partial.cells_invented,
+        values_out_of_bounds=partial.values_out_of_bounds,
         tolerance=tolerance,
         cells_outside=outside,
         compared=compared[0],
@@ -175,7 +175,7 @@ def finalize(
         where_near=(locate_cell or locate)(partial.near.index) if partial.near.index else {},
         near_bound=partial.near_bound,
         expected=expected,
-        cells_with_gaps=partial.holes,
+        cells_with_gaps=partial.cells_with_gaps,
     )
 
 
@@ -289,8 +289,8 @@ class ConservationReport:
         )
 
 
-def _place(where: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={_short(value)}" for name, value in where.items()) or "-"
+def _place(coordinates: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={_short(value)}" for name, value in coordinates.items()) or "-"
 
 
 def _short(value: Any) -> str:

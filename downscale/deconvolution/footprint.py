@@ -52,7 +52,7 @@ class FootprintOperator:
     def forward(self, fine: Tensor) -> Tensor:
         """Return ``A H y``, zero where a coarse cell has no valid part."""
         blurred = self.blur.forward(fine)
-        return torch.nan_to_num(self.cells.masked(None if self.blur.whole else self.blur.mask > 0).mean(blurred))
+        return torch.nan_to_num(self.cells.apply_mask(None if self.blur.whole else self.blur.mask > 0).mean(blurred))
 
     def back(self, coarse: Tensor) -> Tensor:
         """Return the adjoint in area weights: ``H* S``."""

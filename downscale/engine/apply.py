@@ -33,8 +33,8 @@ def cuts_of(job: Job, y_chunks: tuple[int, ...], x_chunks: tuple[int, ...]) -> t
     if job.target is not None:
         # Target cells cross coarse ones: maps are not split, and only cells under the target are computed.
         y, x = job.target
-        row = cut_span(*y.needed(), y.coarse.size, y.coarse.periodic, halo[0])
-        return (row,), (cut_span(*x.needed(), x.coarse.size, x.coarse.periodic, halo[1]),)
+        row = cut_span(*y.coarse_range(), y.coarse.size, y.coarse.periodic, halo[0])
+        return (row,), (cut_span(*x.coarse_range(), x.coarse.size, x.coarse.periodic, halo[1]),)
     rows = cut_axis(y_chunks, False, halo[0], job.margin[0], job.upscaler.multiple_of)
     columns = cut_axis(x_chunks, job.coarse.x.periodic, halo[1], job.margin[1], job.upscaler.multiple_of)
     return rows, columns

@@ -57,7 +57,7 @@ def areas(valid: NDArray[np.bool_] | None, job: Job, rows: Cut, columns: Cut) ->
         area = SubcellGrid(*job.target).unit_area * np.multiply.outer(*axes)
     if valid is None:
         return area
-    valid_fraction = job.cells.window(rows.given.cells, columns.given.cells).masked(valid).valid_fraction
+    valid_fraction = job.cells.window(rows.given.cells, columns.given.cells).apply_mask(valid).valid_fraction
     return area * np.where(valid_fraction > 0, valid_fraction, 1.0)
 
 
@@ -66,7 +66,7 @@ def uncovered_as_missing(
 ) -> NDArray[Any]:
     """Return coarse values with NaN for cells without a valid fine cell: conservation concerns valid area."""
     cells = job.cells.window(rows.own.cells, columns.own.cells)
-    is_uncovered = cells.masked(valid).valid_fraction == 0
+    is_uncovered = cells.apply_mask(valid).valid_fraction == 0
     if bool((is_uncovered & np.isfinite(coarse)).any()):
         # The same text for all blocks, so that it is shown once. Means over zero area lose nothing; sums do.
         line = f"{job.name}: coarse cells with a value have no valid fine cell under mask="
@@ -82,7 +82,7 @@ def gathered(parts: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[
     assert job.target is not None
     groups = SupermeshMean.of(*job.target, rows.own.cells, columns.own.cells)
     valid = np.isfinite(parts)
-    groups = groups.masked(None if valid.all() else valid)
+    groups = groups.apply_mask(None if valid.all() else valid)
     target_values = _within(groups.mean(parts, job.na_thres), parts, groups, job)
     if job.extensive:
         target_values = target_values * groups.valid_measure * SubcellGrid(*job.target).unit_area
@@ -133,12 +133,12 @@ def check(stored: NDArray[Any], coarse: NDArray[Any], job: Job, rows: Cut, colum
     cells = job.cells.window(rows.own.cells, columns.own.cells)
     area = np.ones(coarse.shape[-2:])
     partial = chunk(coarse, stored, cells, area, (0,) * coarse.ndim)
-    if partial.relative.value <= job.tolerance and partial.lost == 0:
+    if partial.relative.value <= job.tolerance and partial.cells_lost == 0:
         return
     location = _location(job, rows, columns, partial.relative.index[-2:]) if partial.relative.index else "no cell"
     line = (
         f"{job.name}: expected the cell law within {job.tolerance:g}, received a largest relative error of "
-        f"{partial.relative.value:.3g} at {location} and {partial.lost} cells lost; check method and input"
+        f"{partial.relative.value:.3g} at {location} and {partial.cells_lost} cells lost; check method and input"
     )
     if job.check == "raise":
         raise ConservationError(line)

@@ -22,7 +22,7 @@ from downscale.errors import InputError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.fill import fill_missing
 from downscale.kernels.refine import BOUNDED, CELL, NO_LAW, UNROLLED, Law, apply_operator, refine
-from downscale.kernels.windows import Operator, Subcells, Windows, alike
+from downscale.kernels.windows import CellFractions, Operator, Windows, equalise_rows
 from downscale.nn.separable import Separable
 
 NOTHING = np.empty((0, 0))
@@ -77,10 +77,10 @@ def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]])
     own_cells = rows.own.inside(rows.given, cells.factor_y), columns.own.inside(columns.given, cells.factor_x)
     valid = statics["mask"][own_cells] > 0.5 if "mask" in statics else None
     part_share = NOTHING if cells.cell_fraction is None else cells.cell_fraction
-    x_fraction, _ = alike(job.cells.x_fraction.reshape(-1, cells.factor_x))
+    x_fraction, _ = equalise_rows(job.cells.x_fraction.reshape(-1, cells.factor_x))
     cells = replace(cells, x_fraction=x_fraction[columns.own.cells].ravel())
     if valid is not None:
-        part_share = np.asarray(cells.masked(valid).fractions(np.float64(0)))
+        part_share = np.asarray(cells.apply_mask(valid).fractions(np.float64(0)))
     term = np.ascontiguousarray(statics["terrain"][own_cells], np.float64) if "terrain" in statics else NOTHING
     hidden = None if valid is None or valid.all() else ~valid
     return Layout(y, x, closed, cells, np.ascontiguousarray(part_share), term, hidden, job.upscaler.reach)
@@ -123,7 +123,7 @@ def _run(
 ) -> NDArray[np.int64]:
     """Return the number of doubtful cells of each map, after the kernel has written all rows."""
     operator, cells = _operator(layout.y, layout.x, source.shape[1], layout.closed), layout.cells
-    subcells = Subcells(cells.y_fraction, cells.x_fraction, layout.part_share, layout.term)
+    subcells = CellFractions(cells.y_fraction, cells.x_fraction, layout.part_share, layout.term)
     doubtful_cells = np.zeros(len(source), np.int64)
     # The same for all blocks of a job, since the two passes round differently.
     pure_operator = law.kind == NO_LAW and not layout.term.size and law.tolerance == np.inf

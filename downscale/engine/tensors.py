@@ -283,7 +283,7 @@ def _constrained(fine: Tensor, x: Tensor, seen: NDArray[Any], work: Work, whole:
     if job.conserve is None:
         return fine
     mask = None if whole else torch.isfinite(fine)
-    cells = cells if mask is None or bool(mask.all()) else cells.masked(mask)
+    cells = cells if mask is None or bool(mask.all()) else cells.apply_mask(mask)
     if job.bounds == (None, None):
         # Also for conservative operators: their rounding scales with the neighbours' values, which exceeds the rounding
         # of a cell with much smaller values.

@@ -17,7 +17,7 @@ from downscale.evaluation.schema import EvaluationRecipe
 from downscale.evaluation.table import assemble, to_csv, to_markdown, write_table
 from downscale.evaluation.truth import Truth, open_truth
 from downscale.io.config import read_recipe
-from downscale.io.paths import IN_RECIPE, check_target, named_files
+from downscale.io.paths import IN_RECIPE, check_target, find_named_files
 from downscale.metrics.scores import Scores, Setting
 from downscale.training.pairs import prefix_errors
 
@@ -82,7 +82,7 @@ def evaluate(
 
 def _score_and_write(recipe: EvaluationRecipe, folder: Path, tell: Say) -> xr.Dataset:
     """Score all methods, and write tables and figures into an existing folder."""
-    inputs = named_files(recipe.model_dump(mode="json", exclude={"output"}))
+    inputs = find_named_files(recipe.model_dump(mode="json", exclude={"output"}))
     free_path = partial(check_target, overwrite=recipe.output.overwrite, inputs=inputs, remedy=IN_RECIPE)
     targets = {kind: free_path(folder / f"{recipe.output.name}{kind}") for kind in KINDS}
     for picture in pictures(recipe, folder):

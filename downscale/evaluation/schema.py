@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from downscale.errors import listing
-from downscale.io.config import Block, checked, read_recipe
+from downscale.io.config import Block, read_recipe, validate_block
 from downscale.metrics.scores import SCORES
 from downscale.training.schema import EventRule, Named, Pair, Seconds, TwoSizes, ValidationSplit, among
 
@@ -218,4 +218,4 @@ def parse_evaluation(content: dict[str, Any], origin: str = "recipe") -> Evaluat
     >>> parse_evaluation({"data": data, "methods": ["bilinear", "sobolev bounded"]}).compared_with
     'sobolev bounded'
     """
-    return checked(EvaluationRecipe, content, origin)
+    return validate_block(EvaluationRecipe, content, origin)

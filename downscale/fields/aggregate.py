@@ -55,7 +55,7 @@ class Aggregation:
         Area fractions of fine cells in their coarse cell, if areas are not products of rows and columns; those of a
         coarse cell add up to one. ``y_fraction`` and ``x_fraction`` then only define sizes.
     mask : array of bool, shape (..., n_fine_y, n_fine_x), optional
-        False for fine cells whose area fraction is zero instead, see :meth:`masked`.
+        False for fine cells whose area fraction is zero instead, see :meth:`apply_mask`.
 
     Notes
     -----
@@ -95,7 +95,7 @@ class Aggregation:
                 "with edges that do not match; give the coarse field of the same domain"
             )
         cell_fraction = None if fine.separable else area_fractions(fine.cell_area, *factors)
-        return cls(coarse.y.part_weights(fine.y), coarse.x.part_weights(fine.x), *factors, cell_fraction)
+        return cls(coarse.y.fine_fractions(fine.y), coarse.x.fine_fractions(fine.x), *factors, cell_fraction)
 
     @property
     def fine_shape(self) -> tuple[int, int]:
@@ -107,7 +107,7 @@ class Aggregation:
         """Number of coarse rows and columns."""
         return self.y_fraction.size // self.factor_y, self.x_fraction.size // self.factor_x
 
-    def masked(self, mask: Array | None) -> Aggregation:
+    def apply_mask(self, mask: Array | None) -> Aggregation:
         """Return the operator over valid fine cells only: all others get an area fraction of zero.
 
         ``mask``, True for valid cells, has the kind of the fields that are averaged; with more than two dimensions each
@@ -188,15 +188,15 @@ class Aggregation:
         blocks = fine.reshape(*fine.shape[:-2], n_y, f_y, n_x, f_x)
         return namespace(fine).moveaxis(blocks, -3, -2).reshape(*fine.shape[:-2], n_y, n_x, f_y * f_x)
 
-    def reduce_cells(self, fine: Array, combine: Callable[[Array, Array], Array], nothing: float) -> Array:
+    def reduce_cells(self, fine: Array, combine: Callable[[Array, Array], Array], neutral: float) -> Array:
         """Combine the valid subcells of each coarse cell two by two (maximum, minimum, ...): fine -> coarse shape.
 
-        ``nothing`` is the neutral value of ``combine``, which stands in for subcells with an area fraction of zero.
+        ``neutral`` is the neutral value of ``combine``, which stands in for subcells with an area fraction of zero.
         """
         self._require_shape(fine)
         valid = self._valid(fine)
         if valid is not None:
-            fine = namespace(fine).where(valid, fine, namespace(fine).full_like(fine, nothing))
+            fine = namespace(fine).where(valid, fine, namespace(fine).full_like(fine, neutral))
         columns = reduce(combine, [fine[..., i :: self.factor_x] for i in range(self.factor_x)])
         return reduce(combine, [columns[..., i :: self.factor_y, :] for i in range(self.factor_y)])
 
@@ -232,8 +232,8 @@ class Aggregation:
         if valid is not None:
             # Zero times NaN would be NaN.
             fine = namespace(fine).where(valid, fine, namespace(fine).zeros_like(fine))
-        weighted = fine * like(self.x_fraction if self.cell_fraction is None else self.cell_fraction, fine)
-        columns = reduce(add, [weighted[..., i :: self.factor_x] for i in range(self.factor_x)])
+        weighted_values = fine * like(self.x_fraction if self.cell_fraction is None else self.cell_fraction, fine)
+        columns = reduce(add, [weighted_values[..., i :: self.factor_x] for i in range(self.factor_x)])
         rows = columns if self.cell_fraction is not None else columns * like(self.y_fraction, fine)[:, None]
         return reduce(add, [rows[..., i :: self.factor_y, :] for i in range(self.factor_y)])
 
@@ -275,7 +275,7 @@ class SupermeshMean:
     ----------
     y, x : sparse arrays, shapes (n_target_y, rows) and (n_target_x, columns)
         Measures of the subcells in each target cell.
-    whole_measure : array, shape (n_target_y, n_target_x)
+    cell_measure : array, shape (n_target_y, n_target_x)
         Measures of whole target cells, whether covered or not.
     mask : array of bool, shape (..., rows, columns), optional
         False for subcells that are ignored.
@@ -283,7 +283,7 @@ class SupermeshMean:
 
     y: csr_array
     x: csr_array
-    whole_measure: NDArray[np.float64]
+    cell_measure: NDArray[np.float64]
     mask: NDArray[np.bool_] | None = None
 
     @classmethod
@@ -291,10 +291,10 @@ class SupermeshMean:
         cls, y: Subcells, x: Subcells, rows: NDArray[np.int64] | None = None, columns: NDArray[np.int64] | None = None
     ) -> SupermeshMean:
         """Return the operator for fields on the subcells of the coarse ``rows`` by ``columns``, all by default."""
-        whole_measure = np.multiply.outer(y.target.measure, x.target.measure)
-        return cls(_target_measures(y, rows), _target_measures(x, columns), whole_measure)
+        cell_measure = np.multiply.outer(y.target.measure, x.target.measure)
+        return cls(_target_measures(y, rows), _target_measures(x, columns), cell_measure)
 
-    def masked(self, mask: NDArray[np.bool_] | None) -> SupermeshMean:
+    def apply_mask(self, mask: NDArray[np.bool_] | None) -> SupermeshMean:
         """Return the operator over valid subcells only; None returns the operator itself."""
         return self if mask is None else replace(self, mask=mask)
 
@@ -312,7 +312,7 @@ class SupermeshMean:
         coarse domain is missing. 1 requires any valid subcell, 0 all of them (as in xESMF).
         """
         total, valid = self._total(field if self.mask is None else np.where(self.mask, field, 0.0)), self.valid_measure
-        has_value = (valid > 0) & (1 - valid / self.whole_measure <= na_thres + SLACK)
+        has_value = (valid > 0) & (1 - valid / self.cell_measure <= na_thres + SLACK)
         return np.divide(total, valid, out=np.full(total.shape, np.nan), where=has_value)
 
     def largest(self, field: NDArray[Any]) -> NDArray[np.float64]:
@@ -331,7 +331,7 @@ class SupermeshMean:
     def _total(self, field: NDArray[Any]) -> NDArray[np.float64]:
         """Return integrals over target cells: (..., rows, columns) -> (..., n_target_y, n_target_x)."""
         maps = [(self.x @ (self.y @ one).T).T for one in field.reshape(-1, *field.shape[-2:])]
-        return np.reshape(maps, (*field.shape[:-2], *self.whole_measure.shape))
+        return np.reshape(maps, (*field.shape[:-2], *self.cell_measure.shape))
 
 
 def _target_measures(subcells: Subcells, cells: NDArray[np.int64] | None) -> csr_array:

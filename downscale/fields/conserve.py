@@ -50,9 +50,9 @@ def _correct_small(y: Tensor, x: Tensor, cells: Aggregation, residual: Tensor) -
     if not bool(is_small.any()):
         return y
     is_uniform = cells.reduce_cells(y, torch.minimum, torch.inf) == cells.reduce_cells(y, torch.maximum, -torch.inf)
-    corrected = y + cells.broadcast_to_fine(x - cells.mean(y))
-    corrected = torch.where(cells.broadcast_to_fine(is_uniform), cells.broadcast_to_fine(x), corrected)
-    return torch.where(cells.broadcast_to_fine(is_small), corrected, y)
+    corrected_values = y + cells.broadcast_to_fine(x - cells.mean(y))
+    corrected_values = torch.where(cells.broadcast_to_fine(is_uniform), cells.broadcast_to_fine(x), corrected_values)
+    return torch.where(cells.broadcast_to_fine(is_small), corrected_values, y)
 
 
 def multiplicative(z: Tensor, x: Tensor, cells: Aggregation, bounds: tuple[Bound, Bound] = (None, None)) -> Tensor:
@@ -120,7 +120,7 @@ def bounded(z: Tensor, x: Tensor, cells: Aggregation, bounds: tuple[Bound, Bound
         shift = _shift(z, x, cells, lower, upper)
     y = _differentiable(z, x, cells, lower, upper, shift)
     with torch.no_grad():
-        exact = _rounded(y.detach(), z, x, cells, lower, upper)
+        exact = _restore_accuracy(y.detach(), z, x, cells, lower, upper)
     # The difference is zero; it carries the gradient.
     return _unless_masked(exact + (y - y.detach()) if y.requires_grad else exact, z, cells)
 
@@ -187,7 +187,7 @@ def _differentiable(
     return (candidate - torch.where(free, cells.broadcast_to_fine(step), torch.zeros_like(z))).clamp(lower, upper)
 
 
-def _rounded(
+def _restore_accuracy(
     y: Tensor, z: Tensor, x: Tensor, cells: Aggregation, lower: float, upper: float
 ) -> Tensor:
     """Return ``y`` with full *relative* accuracy in cells close to a bound: distances from that bound are scaled.
@@ -202,15 +202,15 @@ def _rounded(
     distance, target_distance = y - base, x - bound
     mean_distance = cells.mean(distance)
     ratio = target_distance / torch.where(mean_distance == 0, torch.ones_like(mean_distance), mean_distance)
-    scaled = base + distance * cells.broadcast_to_fine(ratio)
-    scaled = torch.where(cells.broadcast_to_fine(mean_distance == 0), cells.broadcast_to_fine(x), scaled)
+    scaled_values = base + distance * cells.broadcast_to_fine(ratio)
+    scaled_values = torch.where(cells.broadcast_to_fine(mean_distance == 0), cells.broadcast_to_fine(x), scaled_values)
     # Beyond rounding the scaling would change the field: then the shift decides. If the mean is already
     # correct to rounding, parts at the other bound stay on it.
     size = cells.reduce_cells(z.abs(), torch.maximum, 0.0) + x.abs() + bound.abs()
     error, eps = (target_distance - mean_distance).abs(), torch.finfo(y.dtype).eps
     slight = (error <= 32 * eps * size) & (error > 2 * eps * target_distance.abs())
     is_rounding = cells.broadcast_to_fine(slight & torch.isfinite(bound) & torch.isfinite(ratio))
-    return torch.where(is_rounding, scaled.clamp(lower, upper), y)
+    return torch.where(is_rounding, scaled_values.clamp(lower, upper), y)
 
 
 def _unless_masked(y: Tensor, z: Tensor, cells: Aggregation) -> Tensor:

@@ -11,11 +11,11 @@ from downscale.fields.aggregate import Array, like, namespace
 
 
 def fill_missing(
-    coarse: Array, missing: Array, radius: tuple[int, int], closed: bool, nothing: float = 0.0
+    coarse: Array, missing: Array, radius: tuple[int, int], closed: bool, default: float = 0.0
 ) -> Array:
     """Return the field with missing cells replaced by a weighted mean of valid neighbours, dominated by the nearest.
 
-    ``radius`` is the number of rows and columns searched on each side, ``nothing`` the value without valid neighbours.
+    ``radius`` is the number of rows and columns searched on each side, ``default`` the value without valid neighbours.
 
     Examples
     --------
@@ -29,7 +29,7 @@ def fill_missing(
     for axis, reach, wraps in ((-2, radius[0], False), (-1, radius[1], closed)):
         value, weight = _smooth(value, axis, reach, wraps), _smooth(weight, axis, reach, wraps)
     has_valid = weight > 0
-    return xp.where(missing, xp.where(has_valid, value / xp.where(has_valid, weight, ones), zeros + nothing), coarse)
+    return xp.where(missing, xp.where(has_valid, value / xp.where(has_valid, weight, ones), zeros + default), coarse)
 
 
 def _smooth(field: Array, axis: int, radius: int, closed: bool) -> Array:

@@ -51,14 +51,14 @@ class Spacing:
         rows and columns, so that slopes are exact if these cross at right angles.
         """
         if isinstance(grid, CurvilinearGrid):
-            return cls(*grid.steps(), grid.cell_area, grid.closed)
-        y = _extended(grid.y_metres)
+            return cls(*grid.centre_distances(), grid.cell_area, grid.closed)
+        y = _extrapolate(grid.y_metres)
         x = grid.x_radians_or_metres
         if grid.x.periodic:
             circle = np.copysign(2 * np.pi, x[-1] - x[0]) if x.size > 1 else 2 * np.pi
             x = np.concatenate([[x[-1] - circle], x, [x[0] + circle]])
         else:
-            x = _extended(x)
+            x = _extrapolate(x)
         dx = np.multiply.outer(grid.x_scale, x[2:] - x[:-2])
         return cls(y[2:] - y[:-2], dx, grid.cell_area, grid.x.periodic)
 
@@ -84,7 +84,7 @@ class Spacing:
         return self.dy[:, None] if self.dy.ndim == 1 else self.dy
 
 
-def _extended(x: Floats) -> Floats:
+def _extrapolate(x: Floats) -> Floats:
     """Return positions with one more beyond each end, extrapolated."""
     if x.size == 1:
         return np.array([x[0] - 1.0, x[0], x[0] + 1.0])
@@ -108,9 +108,9 @@ def sobel(field: Array, spacing: Spacing) -> tuple[Array, Array]:
     """
     dx, dy = like(spacing.dx, field), like(spacing.dy_cells, field)
     # Row distances differ: each difference is divided by its own spacing before the smoothing across rows.
-    along_x = _difference(_continued(field, -1, spacing.periodic), -1) / dx
-    along_y = _difference(_continued(field, -2, False), -2) / dy
-    return _smoothed(along_x, -2, False), _smoothed(along_y, -1, spacing.periodic)
+    along_x = _difference(_pad_ends(field, -1, spacing.periodic), -1) / dx
+    along_y = _difference(_pad_ends(field, -2, False), -2) / dy
+    return _smooth(along_x, -2, False), _smooth(along_y, -1, spacing.periodic)
 
 
 def slope(field: Array, spacing: Spacing) -> Array:
@@ -138,7 +138,7 @@ def _stencil_bound(distance: Floats, area: Floats, axis: int, periodic: tuple[bo
     # Both neighbours count once; at an open end the linear extrapolation doubles the difference.
     counts = np.full(size, 2.0) if along else np.full(size, 2.0) * (1 + np.isin(np.arange(size), (0, size - 1)))
     sums = np.expand_dims(counts, cross_axis) / np.abs(distance)
-    weights = _smoothed(area * _smoothed(sums, cross_axis, across), cross_axis, across) / np.abs(distance)
+    weights = _smooth(area * _smooth(sums, cross_axis, across), cross_axis, across) / np.abs(distance)
     terms = np.moveaxis(weights, axis, 0)
     if along:
         bound = np.roll(terms, 1, axis=0) + np.roll(terms, -1, axis=0)
@@ -151,7 +151,7 @@ def _stencil_bound(distance: Floats, area: Floats, axis: int, periodic: tuple[bo
     return np.moveaxis(bound, 0, axis) * (along or size > 1)
 
 
-def _continued(field: Array, axis: int, periodic: bool) -> Array:
+def _pad_ends(field: Array, axis: int, periodic: bool) -> Array:
     """Return the field with one more row or column at both ends: the opposite end on a circle, else extrapolated."""
     first, last = _take(field, axis, 0), _take(field, axis, -1)
     if periodic:
@@ -161,7 +161,7 @@ def _continued(field: Array, axis: int, periodic: bool) -> Array:
     return _join([2 * first - _take(field, axis, 1), field, 2 * last - _take(field, axis, -2)], axis)
 
 
-def _smoothed(field: Array, axis: int, periodic: bool) -> Array:
+def _smooth(field: Array, axis: int, periodic: bool) -> Array:
     """Return the average with the neighbours by 1, 2, 1; beyond an open end the outer value is repeated."""
     first, last = _take(field, axis, 0), _take(field, axis, -1)
     wide = _join([last, field, first] if periodic else [first, field, last], axis)

@@ -91,20 +91,20 @@ class Noise:
     def __init__(self, draws: Draws) -> None:
         self.draws = draws
         self._stream = zlib.crc32(draws.stream.encode())
-        self._kept: dict[tuple[int, ...], Floats] = {}
+        self._cache: dict[tuple[int, ...], Floats] = {}
 
     def white(self, member: int, octave: int, moment: int, rows: Window, columns: Window) -> Floats:
         """Return independent standard normal numbers at some nodes, shape (rows, columns)."""
         # Imported only if noise is needed: compiled loops take a second.
-        from downscale.kernels.normal import normal_from
+        from downscale.kernels.normal import fill_normal
 
         noise = np.empty((rows.last - rows.first, columns.last - columns.first))
-        for tile_y, window_y, in_y in _pieces(rows):
-            for tile_x, window_x, in_x in _pieces(columns):
+        for tile_y, window_y, in_y in _tiles(rows):
+            for tile_x, window_x, in_x in _tiles(columns):
                 # Rows of a tile are generated in sequence, only up to the last one needed.
                 bits = self._bits(member, octave, moment, tile_y, tile_x, in_y.stop)
                 tile = np.empty((in_y.stop, TILE))
-                normal_from(bits, tile.reshape(-1))
+                fill_normal(bits, tile.reshape(-1))
                 noise[window_y, window_x] = tile[in_y, in_x]
         return noise
 
@@ -122,17 +122,17 @@ class Noise:
         noise = np.zeros((rows.last - rows.first, columns.last - columns.first))
         for age, weight in enumerate(weights):
             if weight:
-                noise += weight * self._remembered(member, octave, first - age, rows, columns)
+                noise += weight * self._cached_innovations(member, octave, first - age, rows, columns)
         return noise
 
-    def _remembered(self, member: int, octave: int, moment: int, rows: Window, columns: Window) -> Floats:
+    def _cached_innovations(self, member: int, octave: int, moment: int, rows: Window, columns: Window) -> Floats:
         """Return innovations from a cache, which maps near in time share."""
         key = (member, octave, moment, rows.first, rows.last, columns.first, columns.last)
-        innovations = self._kept.get(key)
+        innovations = self._cache.get(key)
         if innovations is None:
-            if len(self._kept) > 64:
-                del self._kept[next(iter(self._kept))]
-            innovations = self._kept[key] = self.white(member, octave, moment, rows, columns)
+            if len(self._cache) > 64:
+                del self._cache[next(iter(self._cache))]
+            innovations = self._cache[key] = self.white(member, octave, moment, rows, columns)
         return innovations
 
     def _bits(
@@ -175,7 +175,7 @@ def moment_weights(time: int, lifetime: float) -> tuple[int, list[float]]:
     return moment, [weight / norm for weight in weights]
 
 
-def _pieces(window: Window) -> Iterable[tuple[int, slice, slice]]:
+def _tiles(window: Window) -> Iterable[tuple[int, slice, slice]]:
     """Yield tiles, their nodes within the window, and their position in it; across the seam of a circle if needed."""
     start = window.first
     while start < window.last:

@@ -85,8 +85,8 @@ def _steps(field: Tensor, lag: int) -> tuple[Tensor, Tensor]:
 
 
 def _mean(total: Tensor, count: Tensor, radius: int) -> Tensor:
-    summed, number = _box(total, radius), _box(count, radius)
-    return summed / torch.where(number > 0, number, torch.ones_like(number))
+    sums, number = _box(total, radius), _box(count, radius)
+    return sums / torch.where(number > 0, number, torch.ones_like(number))
 
 
 def _box(field: Tensor, radius: int) -> Tensor:
@@ -116,8 +116,8 @@ def _hidden(factor: float) -> NDArray[np.float64]:
 
 def _table(values: Tensor, x: NDArray[np.float64], y: NDArray[np.float64]) -> Tensor:
     """Return interpolated values of a table, constant beyond its ends."""
-    interpolated = torch.full_like(values, float(y[0]))
+    interpolation = torch.full_like(values, float(y[0]))
     for low, high, first, last in zip(x[:-1], x[1:], y[:-1], y[1:], strict=True):
         fraction = ((values - float(low)) / float(high - low)).clamp(0, 1)
-        interpolated = interpolated + fraction * float(last - first)
-    return interpolated
+        interpolation = interpolation + fraction * float(last - first)
+    return interpolation

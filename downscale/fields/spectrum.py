@@ -27,17 +27,17 @@ class Rings:
     """Fourier modes of a map in rings of equal wavenumber.
 
     ``order`` has flat indices into the modes of a real transform, ring by ring. ``ring`` is the ring of each mode from
-    0, ``share`` its weight, which adds up to one per ring. ``wavenumber`` is the middle of each ring, in cycles per
+    0, ``weight`` its weight, which adds up to one per ring. ``wavenumber`` is the middle of each ring, in cycles per
     metre (or per cell, if steps are 1).
     """
 
     order: NDArray[np.int64]
     ring: NDArray[np.int64]
-    share: NDArray[np.float64]
+    weight: NDArray[np.float64]
     wavenumber: NDArray[np.float64]
 
 
-def resolved(shape: tuple[int, int], step: tuple[float, float] = (1.0, 1.0)) -> bool:
+def has_rings(shape: tuple[int, int], step: tuple[float, float] = (1.0, 1.0)) -> bool:
     """Return whether maps have a ring: enough cells, and a wavenumber that both axes resolve."""
     lowest, highest = _range(shape, step)
     return min(shape) >= LEAST_CELLS and lowest <= highest * (1 + ROUNDING)
@@ -70,7 +70,7 @@ def rings(shape: tuple[int, int], step: tuple[float, float] = (1.0, 1.0)) -> Rin
     # A mode between two rings belongs to the shorter waves, whatever the rounding.
     number = np.floor(magnitude / width + 0.5 + ROUNDING).astype(np.int64)
     in_ring = (number > 0) & (magnitude <= highest * (1 + ROUNDING))
-    if not resolved(shape, step):
+    if not has_rings(shape, step):
         lengths = f"{n_y} x {n_x} cells of {step[0]:g} x {step[1]:g} m"
         raise ShapeError(f"expected a map with a wavenumber that both axes resolve, received {lengths}; add cells")
     # A real transform omits the mirror images of all columns but the first and, for an even size, the last.
@@ -87,7 +87,7 @@ def rings(shape: tuple[int, int], step: tuple[float, float] = (1.0, 1.0)) -> Rin
     return Rings(order, ring, weight, (ring_numbers + 1) * width)
 
 
-def steps(spacing: Spacing) -> tuple[float, float]:
+def mean_steps(spacing: Spacing) -> tuple[float, float]:
     """Return the mean distance of rows and of columns, in metres."""
     return float(np.abs(spacing.dy).mean()) / 2, float(np.abs(spacing.dx).mean()) / 2
 
@@ -118,16 +118,16 @@ def radial_power(field: Array, valid: Array, window: Array, table: Rings) -> Arr
     anomaly = weight * (xp.where(valid, field, xp.zeros_like(field)) - mean[..., None, None])
     modes = xp.fft.rfft2(anomaly)
     power = (modes.real**2 + modes.imag**2).reshape(*field.shape[:-2], -1)
-    return _summed(power, table) / xp.where(square > 0, square, ones)[..., None]
+    return _ring_sums(power, table) / xp.where(square > 0, square, ones)[..., None]
 
 
-def _summed(power: Array, table: Rings) -> Array:
+def _ring_sums(power: Array, table: Rings) -> Array:
     if namespace(power) is np:
         starts = np.searchsorted(table.ring, np.arange(table.wavenumber.size))
-        return np.add.reduceat(power[..., table.order] * like(table.share, power), starts, axis=-1)
+        return np.add.reduceat(power[..., table.order] * like(table.weight, power), starts, axis=-1)
     integers = sys.modules["torch"].int64
     order, ring = power.new_tensor(table.order, dtype=integers), power.new_tensor(table.ring, dtype=integers)
-    powers = power.index_select(-1, order) * like(table.share, power)
+    powers = power.index_select(-1, order) * like(table.weight, power)
     return power.new_zeros((*power.shape[:-1], table.wavenumber.size)).index_add(-1, ring, powers)
 
 
@@ -149,10 +149,10 @@ def fourier_shift(field: Array, rows: float = 0.0, columns: float = 0.0) -> Arra
     >>> fourier_shift(np.array([[1.0, 0.0, 0.0, 0.0]]), columns=2).round(12).tolist()
     [[0.0, 0.0, 1.0, 0.0]]
     """
-    return _along(_along(field, float(rows), -2), float(columns), -1)
+    return _shift_axis(_shift_axis(field, float(rows), -2), float(columns), -1)
 
 
-def _along(field: Array, cells: float, axis: int) -> Array:
+def _shift_axis(field: Array, cells: float, axis: int) -> Array:
     if cells == 0:
         return field
     xp, size = namespace(field), field.shape[axis]

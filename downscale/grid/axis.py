@@ -158,7 +158,7 @@ class CellAxis:
         tolerance = edge_tolerance(fine.edges, np.diff(fine.edges))
         return factor if np.allclose(fine.edges[::factor], self.edges, rtol=0, atol=tolerance) else None
 
-    def part_weights(self, fine: CellAxis) -> NDArray[np.float64]:
+    def fine_fractions(self, fine: CellAxis) -> NDArray[np.float64]:
         """Return the fraction of each fine cell in the measure of its coarse cell, shape (n_fine,); adds up to one."""
         parts = fine.measure.reshape(self.size, -1)
         return (parts / parts.sum(axis=1, keepdims=True)).ravel()
@@ -207,12 +207,12 @@ def _check_centres(centres: NDArray[np.float64], kind: Kind) -> None:
         raise GridError(f"expected a one-dimensional {kind} coordinate, received shape {centres.shape}")
     if not np.isfinite(centres).all():
         raise GridError(f"expected finite {kind} coordinates, received NaN or infinity; drop those rows")
-    if kind == "latitude" and np.abs(centres).max() > 90 + _rounded(centres):
+    if kind == "latitude" and np.abs(centres).max() > 90 + _pole_tolerance(centres):
         worst = centres[np.abs(centres).argmax()]
         raise GridError(f"expected latitudes within -90 to 90, received {worst:g}; check units or axis names")
 
 
-def _rounded(latitudes: NDArray[np.float64]) -> float:
+def _pole_tolerance(latitudes: NDArray[np.float64]) -> float:
     """Return how far beyond a pole rounding may put a latitude."""
     steps = np.abs(np.diff(latitudes))
     return max(min(ROUNDED_CELL * float(steps.min()), ROUNDED_DEGREES), 1e-6) if steps.size else 1e-6
@@ -268,15 +268,15 @@ def axis_from_centres(centres: ArrayLike, kind: Kind) -> CellAxis:
     _check_order(values, kind)
     middle = 0.5 * (values[:-1] + values[1:])
     edges = np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
-    return CellAxis(_settle(edges, kind), kind)
+    return CellAxis(_clip_or_close(edges, kind), kind)
 
 
-def evenly_spaced(centres: ArrayLike, kind: Kind) -> bool:
+def is_evenly_spaced(centres: ArrayLike, kind: Kind) -> bool:
     """Return whether neighbours are equally far apart, within the rounding of stored coordinates.
 
     Examples
     --------
-    >>> evenly_spaced([1.88, 3.75, 5.62], "longitude"), evenly_spaced([0.0, 1.0, 3.0], "latitude")
+    >>> is_evenly_spaced([1.88, 3.75, 5.62], "longitude"), is_evenly_spaced([0.0, 1.0, 3.0], "latitude")
     (True, False)
     """
     values = np.asarray(centres, dtype=np.float64)
@@ -311,13 +311,13 @@ def axis_from_bounds(bounds: ArrayLike, kind: Kind, centres: ArrayLike | None = 
         _check_centres(middle, kind)
         if len(middle) != len(pairs):
             raise GridError(f"expected {len(middle)} pairs of {kind} bounds, received {len(pairs)}; drop the bounds")
-    pairs = _same_direction(_closed(pairs, middle) if kind == "longitude" else pairs, kind)
-    pairs = _adjoining(pairs, middle, kind, f"coordinate {name!r}" if name else f"{kind} axis")
-    axis = CellAxis(_settle(np.append(pairs[:, 0], pairs[-1, 1]), kind), kind)
-    return axis if middle is None else _around(axis, middle)
+    pairs = _order_pairs(_unwrap_bounds(pairs, middle) if kind == "longitude" else pairs, kind)
+    pairs = _join_bounds(pairs, middle, kind, f"coordinate {name!r}" if name else f"{kind} axis")
+    axis = CellAxis(_clip_or_close(np.append(pairs[:, 0], pairs[-1, 1]), kind), kind)
+    return axis if middle is None else _move_to_centres(axis, middle)
 
 
-def _closed(pairs: NDArray[np.float64], centres: NDArray[np.float64] | None) -> NDArray[np.float64]:
+def _unwrap_bounds(pairs: NDArray[np.float64], centres: NDArray[np.float64] | None) -> NDArray[np.float64]:
     """Return longitudes on one branch: cells that cross the seam are closed, [359.5, 360.5], then all are chained."""
     low, high = pairs.min(axis=1), pairs.max(axis=1)
     crosses = high - low > FULL_CIRCLE / 2 if len(pairs) > 1 else np.array([centres is not None])
@@ -332,7 +332,7 @@ def _closed(pairs: NDArray[np.float64], centres: NDArray[np.float64] | None) -> 
     return pairs + (unwrap_longitude(middle) - middle)[:, None]
 
 
-def _same_direction(pairs: NDArray[np.float64], kind: Kind) -> NDArray[np.float64]:
+def _order_pairs(pairs: NDArray[np.float64], kind: Kind) -> NDArray[np.float64]:
     """Return the pairs, each ordered along the axis."""
     middle = pairs.mean(axis=1)
     _check_order(middle, kind)
@@ -341,8 +341,8 @@ def _same_direction(pairs: NDArray[np.float64], kind: Kind) -> NDArray[np.float6
     return pairs if ascending else pairs[:, ::-1]
 
 
-def _adjoining(
-    pairs: NDArray[np.float64], centres: NDArray[np.float64] | None, kind: Kind, what: str
+def _join_bounds(
+    pairs: NDArray[np.float64], centres: NDArray[np.float64] | None, kind: Kind, label: str
 ) -> NDArray[np.float64]:
     """Return adjoining bounds, each starting at the end of the previous one; repair small faults with a warning."""
     widths = np.abs(pairs[:, 1] - pairs[:, 0])
@@ -375,11 +375,11 @@ def _adjoining(
         pairs[row, end] = np.copysign(90.0, pairs[row, end])
     remedy += "; the outer row is extended to the pole" if polar else ""
     more = f" (and at {int(unmatched.sum()) - 1} more places)" if unmatched.sum() > 1 else ""
-    warnings.warn(f"{what}: bounds do not adjoin, received {received}{more}; {remedy}", UserWarning, stacklevel=2)
+    warnings.warn(f"{label}: bounds do not adjoin, received {received}{more}; {remedy}", UserWarning, stacklevel=2)
     return pairs
 
 
-def _around(axis: CellAxis, centres: NDArray[np.float64]) -> CellAxis:
+def _move_to_centres(axis: CellAxis, centres: NDArray[np.float64]) -> CellAxis:
     """Return the axis with longitudes on the branch of the first centre; raise ``GridError`` if a centre is outside."""
     turns = np.round((axis.centres - centres) / FULL_CIRCLE) if axis.kind == "longitude" else np.zeros(axis.size)
     positions, edges = centres + turns * FULL_CIRCLE, axis.edges
@@ -395,7 +395,7 @@ def _around(axis: CellAxis, centres: NDArray[np.float64]) -> CellAxis:
     return CellAxis(edges - turns[0] * FULL_CIRCLE, axis.kind) if turns[0] else axis
 
 
-def _settle(edges: Edges, kind: Kind) -> Edges:
+def _clip_or_close(edges: Edges, kind: Kind) -> Edges:
     """Return the edges with latitudes clipped at the poles and a circle closed that is open only by rounding."""
     if kind == "latitude":
         return np.clip(edges, -90.0, 90.0)
@@ -413,16 +413,16 @@ def _settle(edges: Edges, kind: Kind) -> Edges:
     return edges
 
 
-def draw_to_poles(axis: CellAxis, bounded: bool = False) -> CellAxis:
+def extend_to_poles(axis: CellAxis, has_bounds: bool = False) -> CellAxis:
     """Return the axis with outer latitude cells extended to the poles across gaps of less than a third of a cell.
 
     Gaussian grids have no row at the pole, and midpoints leave a small cap that belongs to the last row. For cells with
     their own bounds only gaps from rounding are closed.
     """
-    limit = ROUNDED_CELL if bounded else 1 / 3
+    limit = ROUNDED_CELL if has_bounds else 1 / 3
     edges = axis.edges.copy()
     for end, inner in ((0, 1), (-1, -2)):
         gap, width = 90.0 - abs(edges[end]), abs(edges[end] - edges[inner])
-        if 0 < gap < width * limit and not (bounded and gap > ROUNDED_DEGREES):
+        if 0 < gap < width * limit and not (has_bounds and gap > ROUNDED_DEGREES):
             edges[end] = np.copysign(90.0, edges[end])
     return CellAxis(edges, axis.kind)

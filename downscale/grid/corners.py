@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downscale.errors import GridError, ShapeError
-from downscale.grid.axis import FULL_CIRCLE, CellAxis, Kind, axis_from_bounds, axis_from_centres, draw_to_poles
+from downscale.grid.axis import FULL_CIRCLE, CellAxis, Kind, axis_from_bounds, axis_from_centres, extend_to_poles
 from downscale.grid.latlon import RectilinearGrid
 
 Floats = NDArray[np.float64]
@@ -71,20 +71,20 @@ class Cells:
         except GridError:
             return None
         if x_axis.periodic and self.y_corners is None:
-            y_axis = draw_to_poles(y_axis)
+            y_axis = extend_to_poles(y_axis)
         return RectilinearGrid(y_axis, x_axis)
 
     def _axis(self, centres: Floats, bounds: Floats | None, kind: Kind) -> CellAxis:
         return axis_from_centres(centres, kind) if bounds is None else axis_from_bounds(bounds, kind, centres)
 
-    def _spans(self, name: str, where: tuple[int | slice, int | slice]) -> Floats | None:
+    def _spans(self, name: str, selection: tuple[int | slice, int | slice]) -> Floats | None:
         """Return the lowest and highest corner of the selected cells, shape (n, 2)."""
         corners = getattr(self, f"{name}_corners")
         if corners is None:
             return None
-        points = corners.reshape(*self.shape, -1)[where]
+        points = corners.reshape(*self.shape, -1)[selection]
         if name == "x" and self.spherical:
-            centres = self.x.reshape(self.shape)[where][:, None]
+            centres = self.x.reshape(self.shape)[selection][:, None]
             diff = points - centres
             # Corners a full circle away from their centre are beyond the seam of the convention.
             points = np.where(np.abs(diff) > FULL_CIRCLE / 2, diff - FULL_CIRCLE * np.round(diff / FULL_CIRCLE), diff)
@@ -105,8 +105,8 @@ def cells_of(grid: RectilinearGrid) -> Cells:
     ([-45.0, -45.0, 45.0, 45.0], [0.0, 180.0, 180.0, 0.0], True)
     """
     y, x = (values.ravel() for values in np.meshgrid(grid.y.centres, grid.x.centres, indexing="ij"))
-    low_y, low_x = _met(np.minimum, grid)
-    high_y, high_x = _met(np.maximum, grid)
+    low_y, low_x = _cell_edges(np.minimum, grid)
+    high_y, high_x = _cell_edges(np.maximum, grid)
     return Cells(
         shape=grid.shape,
         y=y,
@@ -118,7 +118,7 @@ def cells_of(grid: RectilinearGrid) -> Cells:
     )
 
 
-def _met(pick: np.ufunc, grid: RectilinearGrid) -> tuple[Floats, Floats]:
+def _cell_edges(pick: np.ufunc, grid: RectilinearGrid) -> tuple[Floats, Floats]:
     """Return the lower (or upper) edges of every cell along both axes, each of shape (n,)."""
     y, x = (pick(axis.edges[:-1], axis.edges[1:]) for axis in (grid.y, grid.x))
     rows, columns = np.meshgrid(y, x, indexing="ij")

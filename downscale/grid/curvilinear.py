@@ -21,7 +21,7 @@ from downscale.grid.sphere import (
     arc,
     degrees_of,
     inner_points,
-    normalised,
+    normalise,
     part_corners,
     polygon_area,
     unit_vectors,
@@ -139,10 +139,10 @@ class CurvilinearGrid:
         else:
             lon, lat = rings[..., 0], rings[..., 1]
             lon = lon + 360.0 * np.round((self.lon[..., None] - lon) / 360.0)
-        return (lon, lat) if self.handed > 0 else (lon[..., ::-1], lat[..., ::-1])
+        return (lon, lat) if self.handedness > 0 else (lon[..., ::-1], lat[..., ::-1])
 
     @cached_property
-    def handed(self) -> int:
+    def handedness(self) -> int:
         """1 if rows, columns and the upward direction are right-handed (x east, y north), else -1."""
         middle = self.base_corners[self.base_lon.shape[0] // 2]
         return -1 if polygon_area(unit_vectors(middle[..., 0], middle[..., 1])).sum() < 0 else 1
@@ -150,20 +150,20 @@ class CurvilinearGrid:
     def refine(self, factor_y: int, factor_x: int) -> CurvilinearGrid:
         """Return the grid with every cell cut into ``factor_y`` by ``factor_x`` parts that are equal in index space."""
         cut = self.cut[0] * check_factor(factor_y), self.cut[1] * check_factor(factor_x)
-        return self._with(cut)
+        return self._with_cut(cut)
 
     def coarsen(self, factor_y: int, factor_x: int) -> CurvilinearGrid:
         """Return the grid with blocks of ``factor_y`` by ``factor_x`` cells joined; their areas are added."""
         factors = check_factor(factor_y), check_factor(factor_x)
         remainders = [cut % factor for cut, factor in zip(self.cut, factors, strict=True)]
         if not any(remainders):
-            return self._with((self.cut[0] // factors[0], self.cut[1] // factors[1]))
+            return self._with_cut((self.cut[0] // factors[0], self.cut[1] // factors[1]))
         for size, factor in zip(self.shape, factors, strict=True):
             if size % factor:
                 raise ShapeError(
                     f"expected an index axis of a multiple of {factor} cells, received {size}; crop it first"
                 )
-        return self._joined(*factors)
+        return self._join_cells(*factors)
 
     def nest_factors(self, fine: Any) -> tuple[int, int] | None:
         """Return the integers by which ``fine`` divides the cells of this grid in the same order, or None."""
@@ -175,7 +175,7 @@ class CurvilinearGrid:
         if fine.base_corners is self.base_corners:
             return factors if all(f == c * n for f, c, n in zip(fine.cut, self.cut, factors, strict=True)) else None
         corners, fine_corners = self.all_corners(), fine.all_corners()
-        fine_corners = _outer(fine_corners, *factors)
+        fine_corners = _block_corners(fine_corners, *factors)
         size = arc(corners[..., 0, :], corners[..., 2, :])
         tolerance = np.maximum(EDGE_TOLERANCE * size, np.minimum(STORAGE_ROUNDING * 2 * np.pi, STORAGE_LIMIT * size))
         return factors if (arc(corners, fine_corners) <= tolerance[..., None] + 1e-12).all() else None
@@ -197,7 +197,7 @@ class CurvilinearGrid:
         """Return the position of a cell as text."""
         return f"row {row}, column {column} (latitude {self.lat[row, column]:g}, longitude {self.lon[row, column]:g})"
 
-    def steps(self) -> tuple[Floats, Floats]:
+    def centre_distances(self) -> tuple[Floats, Floats]:
         """Return metres from the previous to the next row and column, shapes (n_y, n_x).
 
         Distances are measured on the sphere from centre to centre; beyond open ends the last one is repeated.
@@ -217,7 +217,7 @@ class CurvilinearGrid:
         """Return unit vectors of the corners in index order, shape (n_y, n_x, 4, 3)."""
         return np.concatenate([self._rings(rows) for rows in self._blocks()])
 
-    def _with(self, cut: tuple[int, int]) -> CurvilinearGrid:
+    def _with_cut(self, cut: tuple[int, int]) -> CurvilinearGrid:
         return CurvilinearGrid(
             self.base_lon, self.base_lat, self.base_corners, cut, self.closed, self.base_area, self.derived
         )
@@ -242,8 +242,8 @@ class CurvilinearGrid:
     def _rings(self, rows: slice) -> Floats:
         return _mosaic(part_corners(self._vectors(rows), self.cut[1], self.cut[0]))
 
-    def _joined(self, factor_y: int, factor_x: int) -> CurvilinearGrid:
-        corners = _outer(self.all_corners(), factor_y, factor_x)
+    def _join_cells(self, factor_y: int, factor_x: int) -> CurvilinearGrid:
+        corners = _block_corners(self.all_corners(), factor_y, factor_x)
         area = self.cell_area / EARTH_RADIUS**2
         n_y, n_x = corners.shape[:2]
         total_area = area.reshape(n_y, factor_y, n_x, factor_x).sum(axis=(1, 3))
@@ -259,7 +259,7 @@ def _mosaic(parts: NDArray[Any]) -> NDArray[Any]:
     return np.swapaxes(parts, 1, 2).reshape(n_y * across, n_x * along, *inner_shape)
 
 
-def _outer(corners: Floats, factor_y: int, factor_x: int) -> Floats:
+def _block_corners(corners: Floats, factor_y: int, factor_x: int) -> Floats:
     """Return the corners of blocks of cells, shape (n_y, n_x, 4, 3)."""
     top, left = slice(None, None, factor_y), slice(None, None, factor_x)
     bottom, right = slice(factor_y - 1, None, factor_y), slice(factor_x - 1, None, factor_x)
@@ -297,7 +297,7 @@ def curvilinear_grid(
                         f"{north.shape}")  # fmt: skip
     _check_positions(east, north, "centres")
     if corner_lon is None or corner_lat is None:
-        return _from_centres(east, north)
+        return _grid_from_centres(east, north)
     rings = np.stack([np.asarray(corner_lon, dtype=np.float64), np.asarray(corner_lat, dtype=np.float64)], axis=-1)
     if rings.shape != (*east.shape, 4, 2):
         raise GridError(f"expected bounds of shape {(*east.shape, 4)}, received {rings.shape[:-1]}; drop the bounds")
@@ -305,10 +305,10 @@ def curvilinear_grid(
     vectors = unit_vectors(rings[..., 0], rings[..., 1])
     order = _index_order(vectors)
     rings, vectors = rings[:, :, order], vectors[:, :, order]
-    return CurvilinearGrid(east, north, np.ascontiguousarray(rings), (1, 1), _closes(vectors))
+    return CurvilinearGrid(east, north, np.ascontiguousarray(rings), (1, 1), _is_closed(vectors))
 
 
-def repeated_columns(grid: CurvilinearGrid) -> int:
+def count_repeated_columns(grid: CurvilinearGrid) -> int:
     """Return how many of the last columns repeat the first ones, as in ocean grids with a halo."""
     first = unit_vectors(grid.base_lon[:, :4], grid.base_lat[:, :4])
     n_x = grid.base_lon.shape[1]
@@ -319,11 +319,11 @@ def repeated_columns(grid: CurvilinearGrid) -> int:
     return 0
 
 
-def _check_positions(lon: Floats, lat: Floats, what: str) -> None:
+def _check_positions(lon: Floats, lat: Floats, role: str) -> None:
     missing = ~(np.isfinite(lon) & np.isfinite(lat))
     if missing.any():
         raise GridError(
-            f"expected finite two-dimensional longitudes and latitudes, received {int(missing.sum())} missing {what}; "
+            f"expected finite two-dimensional longitudes and latitudes, received {int(missing.sum())} missing {role}; "
             "take them from the grid file of the model, or crop the grid to where they are known"
         )
     if np.abs(lat).max() > 90 + 1e-6:
@@ -340,7 +340,7 @@ def _index_order(vectors: Floats) -> list[int]:
     first = max(vectors.shape[0] // 2 - 32, 0)
     vectors = vectors[first : first + 64]
     orders = [[(start + sense * k) % 4 for k in range(4)] for start in range(4) for sense in (1, -1)]
-    return min(orders, key=lambda way: _misfit(vectors[:, :, way]))
+    return min(orders, key=lambda order: _misfit(vectors[:, :, order]))
 
 
 def _misfit(v: Floats) -> float:
@@ -350,7 +350,7 @@ def _misfit(v: Floats) -> float:
     return float((right.mean() if right.size else 0.0) + (down.mean() if down.size else 0.0))
 
 
-def _closes(vectors: Floats) -> bool:
+def _is_closed(vectors: Floats) -> bool:
     """Return whether the right corners of the last column are the left corners of the first."""
     if vectors.shape[1] < 3:
         return False
@@ -360,7 +360,7 @@ def _closes(vectors: Floats) -> bool:
     return bool((distance <= tolerance + 1e-12).all())
 
 
-def _from_centres(lon: Floats, lat: Floats) -> CurvilinearGrid:
+def _grid_from_centres(lon: Floats, lat: Floats) -> CurvilinearGrid:
     """Return a grid with corners midway between four centres, extrapolated outside; closed if the circle closes."""
     if min(lon.shape) < 2:
         raise GridError(f"expected bounds for a grid of {lon.shape} cells, received none; add CF bounds")
@@ -368,13 +368,13 @@ def _from_centres(lon: Floats, lat: Floats) -> CurvilinearGrid:
     steps, seam = arc(p[:, :-1], p[:, 1:]), arc(p[:, -1], p[:, 0])
     # The circle closes if the steps across the seam are like the adjacent ones, except for rows near a fold.
     end_steps = np.maximum(steps[:, 0], steps[:, -1])
-    closed = lon.shape[1] > 3 and bool(((seam <= 2 * end_steps) & (seam >= 0.5 * end_steps)).mean() > 0.9)
+    is_closed = lon.shape[1] > 3 and bool(((seam <= 2 * end_steps) & (seam >= 0.5 * end_steps)).mean() > 0.9)
     points = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
     ends = points[:, -1:], points[:, :1]
-    if not closed:
+    if not is_closed:
         ends = 2 * points[:, :1] - points[:, 1:2], 2 * points[:, -1:] - points[:, -2:-1]
     points = np.concatenate([ends[0], points, ends[1]], axis=1)
-    node = normalised(points[:-1, :-1] + points[:-1, 1:] + points[1:, :-1] + points[1:, 1:])
+    node = normalise(points[:-1, :-1] + points[:-1, 1:] + points[1:, :-1] + points[1:, 1:])
     corners = np.stack([node[:-1, :-1], node[:-1, 1:], node[1:, 1:], node[1:, :-1]], axis=2)
     rings = np.stack(degrees_of(corners, lon[..., None]), axis=-1)
-    return CurvilinearGrid(lon, lat, rings, (1, 1), closed, derived=True)
+    return CurvilinearGrid(lon, lat, rings, (1, 1), is_closed, derived=True)

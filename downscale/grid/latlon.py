@@ -17,7 +17,7 @@ from numpy.polynomial import chebyshev, legendre
 from numpy.typing import NDArray
 
 from downscale.errors import GridError
-from downscale.grid.axis import CellAxis, axis_from_bounds, axis_from_centres, draw_to_poles
+from downscale.grid.axis import CellAxis, axis_from_bounds, axis_from_centres, extend_to_poles
 from downscale.grid.sphere import EARTH_RADIUS
 
 Floats = NDArray[np.float64]
@@ -136,7 +136,7 @@ class RectilinearGrid:
         return None if None in factors else factors  # type: ignore[return-value]
 
 
-def product_of(
+def find_product_grid(
     lat: NDArray[np.float64],
     lon: NDArray[np.float64],
     corners: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
@@ -148,7 +148,7 @@ def product_of(
     Examples
     --------
     >>> lon, lat = np.meshgrid([5.0, 15.0], [-10.0, 10.0])
-    >>> product_of(lat, lon).y.edges
+    >>> find_product_grid(lat, lon).y.edges
     array([-20.,   0.,  20.])
     """
     is_valid = np.isfinite(lat).all() and np.isfinite(lon).all() and min(lat.shape) > 1
@@ -156,7 +156,7 @@ def product_of(
         return None
     if corners is None:
         y, x = axis_from_centres(lat[:, 0], "latitude"), axis_from_centres(lon[0], "longitude")
-        return RectilinearGrid(draw_to_poles(y) if x.periodic else y, x)
+        return RectilinearGrid(extend_to_poles(y) if x.periodic else y, x)
     pairs = []
     for values, axis in zip(corners, (1, 0), strict=True):
         limits = np.stack([values.min(axis=2), values.max(axis=2)], axis=2)
@@ -184,7 +184,10 @@ class AreaDensity:
 
         Invariant: the parts of a cell add up to the cell.
         """
-        rows, columns = _means(y, self.y_range, len(self.coefficients)), _means(x, self.x_range, len(self.coefficients))
+        rows, columns = (
+            _polynomial_means(y, self.y_range, len(self.coefficients)),
+            _polynomial_means(x, self.x_range, len(self.coefficients)),
+        )
         return np.multiply.outer(y.measure, x.measure) * (rows @ self.coefficients @ columns.T)
 
     @classmethod
@@ -201,7 +204,7 @@ class AreaDensity:
         ranges = (float(y.edges.min()), float(y.edges.max())), (float(x.edges.min()), float(x.edges.max()))
         best, least_change = None, LEAST_ACCURACY
         for source in (density, None):
-            series, change = _converged(embed, source, *ranges)
+            series, change = _fit_series(embed, source, *ranges)
             if change < least_change:
                 best, least_change = series, change
             if density is None or least_change < 10 * ACCURACY:
@@ -209,7 +212,7 @@ class AreaDensity:
         return None if best is None else cls(best, *ranges)
 
 
-def _converged(
+def _fit_series(
     embed: Embedding, density: Density | None, y_range: tuple[float, float], x_range: tuple[float, float]
 ) -> tuple[Floats | None, float]:
     """Return the series with the least change on doubling its degree, and that change."""
@@ -217,7 +220,7 @@ def _converged(
     check = np.sin(np.linspace(-1.5, 1.5, 11))
     previous, best, least_change = None, None, np.inf
     for degree in DEGREES:
-        series = _expanded(embed, density, y_range, x_range, degree)
+        series = _expand_density(embed, density, y_range, x_range, degree)
         if series is None:
             break
         current = chebyshev.chebgrid2d(check, check, series)
@@ -230,7 +233,7 @@ def _converged(
     return best, least_change
 
 
-def _expanded(
+def _expand_density(
     embed: Embedding, density: Density | None, y_range: tuple[float, float], x_range: tuple[float, float], degree: int
 ) -> Floats | None:
     """Return the coefficients of the density of area, shape (degree + 1, degree + 1), or None off the earth."""
@@ -240,32 +243,34 @@ def _expanded(
     # Values at the roots give coefficients by the discrete orthogonality of the polynomials.
     basis = chebyshev.chebvander(nodes, degree)
     inverse = basis.T * (np.where(np.arange(degree + 1) == 0, 1.0, 2.0) / (degree + 1))[:, None]
-    values = _derived(embed(x, y), basis, inverse, half) if density is None else density(x, y)
+    values = _density_from_points(embed(x, y), basis, inverse, half) if density is None else density(x, y)
     return inverse @ values @ inverse.T if np.isfinite(values).all() else None
 
 
-def _derived(points: Floats, basis: NDArray[Any], back: NDArray[Any], half: tuple[float, float]) -> Floats:
+def _density_from_points(
+    points: Floats, basis: NDArray[Any], inverse: NDArray[Any], half: tuple[float, float]
+) -> Floats:
     """Return the density at the nodes from points in space: the magnitude of the product of their derivatives."""
     if not np.isfinite(points).all():
         return np.full(points.shape[:-1], np.nan)
-    space = _both(back, points - points.mean(axis=(0, 1)), back)
-    along_y = _both(basis[:, :-1], chebyshev.chebder(space, axis=0), basis)
-    along_x = _both(basis, chebyshev.chebder(space, axis=1), basis[:, :-1])
+    space = _multiply_both(inverse, points - points.mean(axis=(0, 1)), inverse)
+    along_y = _multiply_both(basis[:, :-1], chebyshev.chebder(space, axis=0), basis)
+    along_x = _multiply_both(basis, chebyshev.chebder(space, axis=1), basis[:, :-1])
     length: Floats = np.linalg.norm(np.cross(along_x / half[1], along_y / half[0]), axis=-1)
     return length
 
 
-def _both(rows: NDArray[Any], values: NDArray[Any], columns: NDArray[Any]) -> Floats:
+def _multiply_both(rows: NDArray[Any], values: NDArray[Any], columns: NDArray[Any]) -> Floats:
     """Return the product with a matrix along each of the first two axes."""
     return np.einsum("ij,jkc,lk->ilc", rows, values, columns, optimize=True)
 
 
-def _means(axis: CellAxis, limits: tuple[float, float], count: int) -> Floats:
+def _polynomial_means(axis: CellAxis, limits: tuple[float, float], count: int) -> Floats:
     """Return the means of Chebyshev polynomials over cells, shape (n, count), by Gauss points, exact to rounding."""
     points, weights = legendre.leggauss(count // 2 + 1)
     positions = axis.centres[:, None] + 0.5 * np.diff(axis.edges)[:, None] * points
-    scaled = (positions - np.mean(limits)) / (np.diff(limits)[0] / 2)
-    return np.einsum("p,npk->nk", 0.5 * weights, chebyshev.chebvander(scaled, count - 1))
+    reference_positions = (positions - np.mean(limits)) / (np.diff(limits)[0] / 2)
+    return np.einsum("p,npk->nk", 0.5 * weights, chebyshev.chebvander(reference_positions, count - 1))
 
 
 @dataclass(frozen=True, eq=False)

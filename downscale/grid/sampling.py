@@ -25,7 +25,7 @@ BLOCK_SAMPLES, MOST_SAMPLES = 1_000_000, 4
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class CellPositions:
     """Cells of any grid with the longitudes and latitudes of their inner points.
 
     ``locator`` converts the axes of a product grid to degrees.
@@ -73,7 +73,7 @@ def _ends(axis: Any) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True, eq=False)
 class Sampling:
-    """Means of a field of ``source`` cells over the cells of ``places``.
+    """Means of a field of ``source`` cells over the cells of ``positions``.
 
     Points of each fine cell, about as many as it contains source cells, get the field by bilinear interpolation. Their
     mean is the value of the cell: an area mean if the source is finer, an interpolation if it is coarser. If a fine
@@ -81,7 +81,7 @@ class Sampling:
     """
 
     source: RectilinearGrid
-    places: Places
+    positions: CellPositions
 
     @cached_property
     def _counts(self) -> tuple[tuple[int, int], int]:
@@ -99,17 +99,17 @@ class Sampling:
     def means(self, values: NDArray[Any]) -> Floats:
         """Return the means, with the shape of the fine grid; ``values`` must not contain NaN."""
         (join_y, join_x), count = self._counts
-        y, x = _joined(self.source.y, join_y), _joined(self.source.x, join_x)
+        y, x = _join_cells(self.source.y, join_y), _join_cells(self.source.x, join_x)
         field = np.asarray(values, np.float64)
         if join_y * join_x > 1:
             field = overlap_matrix(self.source.y, y) @ field @ overlap_matrix(self.source.x, x).T
         out = np.empty(self.places.grid.shape)
         for rows in self.places.blocks(count):
             lon, lat = self.places.points(rows, count)
-            out[rows] = _bilinear(field, _position(y, lat), _position(x, lon)).mean(axis=(-2, -1))
+            out[rows] = _bilinear(field, _find_neighbours(y, lat), _find_neighbours(x, lon)).mean(axis=(-2, -1))
         return out
 
-    def reached(self) -> Floats:
+    def covered_fraction(self) -> Floats:
         """Return the fraction of each fine cell that the source covers, 0 to 1."""
         y, x = self.source.y, self.source.x
         if x.periodic and np.ptp(y.edges) > 180 - 1e-6:
@@ -123,13 +123,13 @@ class Sampling:
         return out
 
 
-def _joined(axis: CellAxis, count: int) -> CellAxis:
+def _join_cells(axis: CellAxis, count: int) -> CellAxis:
     if count == 1:
         return axis
     return CellAxis(np.append(axis.edges[:-1:count], axis.edges[-1]), axis.kind, axis.closed)
 
 
-def _position(axis: CellAxis, degrees: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+def _find_neighbours(axis: CellAxis, degrees: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
     """Return the cells on both sides of each position and the weight of the second."""
     centres, index = axis.centres, np.arange(axis.size)
     if not axis.ascending:

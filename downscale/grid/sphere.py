@@ -36,7 +36,7 @@ def degrees_of(vectors: Floats, near: ArrayLike = 0.0) -> tuple[Floats, Floats]:
     return lon + 360.0 * np.round((near - lon) / 360.0), np.rad2deg(np.arctan2(z, np.hypot(x, y)))
 
 
-def normalised(vectors: Floats) -> Floats:
+def normalise(vectors: Floats) -> Floats:
     """Return the vectors with length one; a null vector stays null."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(length > 0, length, 1.0)
@@ -87,7 +87,7 @@ def inner_points(corners: Floats, along: Floats, across: Floats) -> Floats:
     """
     s, t = along[:, None], across[:, None, None]
     a, b, c, d = (corners[..., i, None, None, :] for i in range(4))
-    return normalised((1 - t) * ((1 - s) * a + s * b) + t * ((1 - s) * d + s * c))
+    return normalise((1 - t) * ((1 - s) * a + s * b) + t * ((1 - s) * d + s * c))
 
 
 def part_corners(corners: Floats, along: int, across: int) -> Floats:

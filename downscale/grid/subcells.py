@@ -41,18 +41,18 @@ class Subcells:
     empty: NDArray[np.bool_]
 
     @classmethod
-    def equal(cls, coarse: CellAxis, factor: int) -> Subcells:
+    def from_factor(cls, coarse: CellAxis, factor: int) -> Subcells:
         """Return the parts of each cell cut into ``factor`` ones that are equal in the coordinate.
 
         Examples
         --------
-        >>> Subcells.equal(CellAxis(np.array([0.0, 10.0, 20.0]), "longitude"), 2).low
+        >>> Subcells.from_factor(CellAxis(np.array([0.0, 10.0, 20.0]), "longitude"), 2).low
         array([ 0.,  5., 10., 15.])
         """
-        return cls.nested(coarse, coarse.refine(check_factor(factor)), factor)
+        return cls.from_nested(coarse, coarse.refine(check_factor(factor)), factor)
 
     @classmethod
-    def nested(cls, coarse: CellAxis, fine: CellAxis, factor: int) -> Subcells:
+    def from_nested(cls, coarse: CellAxis, fine: CellAxis, factor: int) -> Subcells:
         """Return the cells of ``fine`` as parts, ``factor`` per coarse cell, in the same order (without checks)."""
         owner = np.arange(fine.size)
         return cls(coarse, fine, factor, fine.edges[:-1], fine.edges[1:], owner, np.zeros(fine.size, dtype=bool))
@@ -84,7 +84,7 @@ class Subcells:
         parent = np.searchsorted(edges, middle) - 1
         nearest = np.clip(np.searchsorted(low, middle) - 1, 0, cell.size - 1)
         owner = np.where((low[nearest] < middle) & (middle < high[nearest]), cell[nearest], -1)
-        return _padded(coarse, target, sign, cuts, parent, owner)
+        return _pad_cells(coarse, target, sign, cuts, parent, owner)
 
     @property
     def size(self) -> int:
@@ -95,7 +95,7 @@ class Subcells:
     def regular(self) -> bool:
         """Whether every part is a whole target cell and every target cell one part: the target nests evenly."""
         one_to_one = not self.empty.any() and (self.owner >= 0).all() and np.unique(self.owner).size == self.owner.size
-        return bool(one_to_one and self.owner.size == self.target.size and (self.covered > 1 - 1e-6).all())
+        return bool(one_to_one and self.owner.size == self.target.size and (self.covered_fraction > 1 - 1e-6).all())
 
     @property
     def axis(self) -> CellAxis:
@@ -118,7 +118,7 @@ class Subcells:
         return 0.5 * (self.low + self.high)
 
     @cached_property
-    def share(self) -> Floats:
+    def area_fraction(self) -> Floats:
         """Fractions of the parts in the measure of their coarse cell; those of a cell add up to one.
 
         If the border of the target crosses a cell, the part outside has no weight: the part inside gets the value of
@@ -129,13 +129,13 @@ class Subcells:
         parts = np.where(is_inside | ~is_inside.any(axis=1, keepdims=True), parts, 0.0)
         return (parts / parts.sum(axis=1, keepdims=True)).ravel()
 
-    def needed(self) -> tuple[int, int]:
+    def coarse_range(self) -> tuple[int, int]:
         """Return the first and the last (excluded) coarse cell under the target; negative across the seam of a circle.
 
         Examples
         --------
         >>> circle = CellAxis(np.arange(0, 361, 90.0), "longitude")
-        >>> Subcells.between(circle, CellAxis(np.array([-30.0, 30.0]), "longitude")).needed()
+        >>> Subcells.between(circle, CellAxis(np.array([-30.0, 30.0]), "longitude")).coarse_range()
         (-1, 1)
         """
         cells = np.flatnonzero((self.owner.reshape(-1, self.count) >= 0).any(axis=1))
@@ -147,14 +147,14 @@ class Subcells:
         return first, last
 
     @cached_property
-    def covered(self) -> Floats:
+    def covered_fraction(self) -> Floats:
         """Fraction of each target cell that the coarse axis covers, 0 to 1, shape (n_target,)."""
         is_inside = self.owner >= 0
         total = np.bincount(self.owner[is_inside], weights=self.measure[is_inside], minlength=self.target.size)
         return np.minimum(total / self.target.measure, 1.0)
 
 
-def _slack(coarse: CellAxis, target: CellAxis) -> float:
+def _common_tolerance(coarse: CellAxis, target: CellAxis) -> float:
     # The narrower cells determine the misfit: a minute is not rounding of a year.
     return min(edge_tolerance(axis.edges, np.diff(axis.edges)) for axis in (coarse, target))
 
@@ -164,11 +164,11 @@ def _match_edges(target: CellAxis, coarse: CellAxis) -> CellAxis:
 
     Its cells and their parts then have the same edges, so that no part is missing by rounding.
     """
-    tolerance, edges = _slack(coarse, target), np.sort(coarse.edges)
+    tolerance, edges = _common_tolerance(coarse, target), np.sort(coarse.edges)
     turns = np.zeros(target.edges.size)
     if coarse.kind == "longitude":
         turns = FULL_CIRCLE * np.floor((target.edges - edges[0] + tolerance) / FULL_CIRCLE)
-    nearest = _snapped(target.edges - turns, edges, tolerance)
+    nearest = _snap(target.edges - turns, edges, tolerance)
     is_moved = nearest != target.edges - turns
     target_edges = np.where(is_moved, nearest + turns, target.edges)
     if target.kind == "longitude" and target.periodic and is_moved[[0, -1]].any():
@@ -179,7 +179,7 @@ def _match_edges(target: CellAxis, coarse: CellAxis) -> CellAxis:
 
 def _intervals(coarse: CellAxis, target: CellAxis, sign: float) -> tuple[Floats, Floats, Indices]:
     """Return the target cells over the coarse axis, on its branch and in its direction, sorted, and their indices."""
-    tolerance = _slack(coarse, target)
+    tolerance = _common_tolerance(coarse, target)
     low = np.minimum(sign * target.edges[:-1], sign * target.edges[1:])
     high = np.maximum(sign * target.edges[:-1], sign * target.edges[1:])
     edges, cell = sign * coarse.edges, np.arange(target.size)
@@ -188,20 +188,20 @@ def _intervals(coarse: CellAxis, target: CellAxis, sign: float) -> tuple[Floats,
         turns = FULL_CIRCLE * np.arange(first, np.floor((edges[-1] - low.min()) / FULL_CIRCLE) + 1)
         low, high = np.add.outer(turns, low).ravel(), np.add.outer(turns, high).ravel()
         cell = np.tile(cell, turns.size)
-    low, high = _snapped(low, edges, tolerance), _snapped(high, edges, tolerance)
+    low, high = _snap(low, edges, tolerance), _snap(high, edges, tolerance)
     overlaps = (high > edges[0]) & (low < edges[-1]) & (high > low)
     order = np.argsort(low[overlaps], kind="stable")
     return low[overlaps][order], high[overlaps][order], cell[overlaps][order]
 
 
-def _snapped(values: Floats, edges: Floats, slack: float) -> Floats:
+def _snap(values: Floats, edges: Floats, tolerance: float) -> Floats:
     """Return the values, with those that differ from an edge by rounding moved onto it."""
     right = np.clip(np.searchsorted(edges, values), 1, edges.size - 1)
     nearest = np.where(values - edges[right - 1] < edges[right] - values, edges[right - 1], edges[right])
-    return np.where(np.abs(nearest - values) <= slack, nearest, values)
+    return np.where(np.abs(nearest - values) <= tolerance, nearest, values)
 
 
-def _padded(
+def _pad_cells(
     coarse: CellAxis, target: CellAxis, sign: float, cuts: Floats, parent: Indices, owner: Indices
 ) -> Subcells:
     """Return the parts with the same number per coarse cell."""

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from downscale.cf.bounds import read_bounds
 from downscale.cf.dates import stamp, values_of
-from downscale.cf.times import frequency, period, resolution, span, steps, time_name
+from downscale.cf.times import cmip_frequency, iso_duration, iso_resolution, step_lengths, time_name, time_span
 from downscale.errors import GridError, OptionError, OutputError, listing
 from downscale.io.encoding import CONVENTIONS, FILL_VALUE, Encodings, fields_of
 
@@ -86,11 +86,18 @@ NAME = (
 def file_attributes(ds: xr.Dataset) -> dict[str, Any]:
     """Return the global attributes of a file: the valid ones of ``ds``, and computed ones."""
     attrs = {key: value for key, value in ds.attrs.items() if key not in STALE and not EXTENT.fullmatch(str(key))}
-    if "frequency" in attrs and _base(attrs["frequency"]) != _base(frequency(ds)):
+    if "frequency" in attrs and _base(attrs["frequency"]) != _base(cmip_frequency(ds)):
         del attrs["frequency"]
     all_attrs = {name: ds[name].attrs for name in fields_of(ds)}
-    names = [str(own.get("long_name") or own.get("standard_name") or name) for name, own in all_attrs.items()]
-    standard = [str(own["standard_name"]) for own in all_attrs.values() if "standard_name" in own]
+    names = [
+        str(variable_attrs.get("long_name") or variable_attrs.get("standard_name") or name)
+        for name, variable_attrs in all_attrs.items()
+    ]
+    standard = [
+        str(variable_attrs["standard_name"])
+        for variable_attrs in all_attrs.values()
+        if "standard_name" in variable_attrs
+    ]
     settings = attrs.get("downscale_settings")
     file_attrs = {
         "title": ", ".join(names),
@@ -123,12 +130,12 @@ def coverage(ds: xr.Dataset) -> dict[str, str]:
     name = time_name(ds)
     if name is None:
         return {}
-    begin, end = span(ds, name)
+    begin, end = time_span(ds, name)
     attrs = {"time_coverage_start": stamp(begin), "time_coverage_end": stamp(end)}
     length = end - begin
     days = length / np.timedelta64(1, "D") if isinstance(length, np.timedelta64) else length.total_seconds() / 86400
-    attrs["time_coverage_duration"] = period(float(days))
-    step = resolution(steps(ds, name))
+    attrs["time_coverage_duration"] = iso_duration(float(days))
+    step = iso_resolution(step_lengths(ds, name))
     return {**attrs, **({} if step is None else {"time_coverage_resolution": step})}
 
 
@@ -137,30 +144,30 @@ def extent(ds: xr.Dataset) -> dict[str, Any]:
 
     By ACDD, the western edge is the larger number if the box crosses the seam of longitudes.
     """
-    names = {which: globe_coordinate(ds, which) for which in STANDARD}
+    names = {kind: globe_coordinate(ds, kind) for kind in STANDARD}
     if None in names.values():
         return {}
     attrs: dict[str, Any] = {}
-    for which, name in names.items():
+    for kind, name in names.items():
         assert name is not None
         values = _numbers(ds, name)
-        ends = _longitudes(ds, name) if which == "lon" else (float(np.nanmin(values)), float(np.nanmax(values)))
+        ends = _longitudes(ds, name) if kind == "lon" else (float(np.nanmin(values)), float(np.nanmax(values)))
         for side, value in zip(("min", "max"), ends, strict=True):
-            attrs[f"geospatial_{which}_{side}"] = float(value)
-        attrs[f"geospatial_{which}_units"] = UNITS[which]
+            attrs[f"geospatial_{kind}_{side}"] = float(value)
+        attrs[f"geospatial_{kind}_units"] = UNITS[kind]
         step = _step(ds, name)
         if step is not None:
-            attrs[f"geospatial_{which}_resolution"] = f"{step:.6g} degrees"
+            attrs[f"geospatial_{kind}_resolution"] = f"{step:.6g} degrees"
     return attrs
 
 
-def globe_coordinate(ds: xr.Dataset, which: str) -> str | None:
+def globe_coordinate(ds: xr.Dataset, kind: str) -> str | None:
     """Return the name of the true latitude ("lat") or longitude ("lon") in one or two dimensions."""
     names = [
         str(name) for name, c in ds.coords.items()
         if c.ndim in (1, 2) and c.dtype.kind in "fiu"
-        and (c.attrs.get("standard_name") == STANDARD[which] or c.attrs.get("units") == UNITS[which]
-             or ("standard_name" not in c.attrs and str(name) in (which, STANDARD[which])))
+        and (c.attrs.get("standard_name") == STANDARD[kind] or c.attrs.get("units") == UNITS[kind]
+             or ("standard_name" not in c.attrs and str(name) in (kind, STANDARD[kind])))
     ]  # fmt: skip
     return names[0] if names else None
 
@@ -219,7 +226,7 @@ def archive_attributes(ds: xr.Dataset, attrs: Mapping[str, Any], user_attrs: Map
     keys = {key: key if is_regional else parent_key for key, parent_key in DRIVERS.items()}
     drivers = {key: ds.attrs[source_key] for key, source_key in keys.items() if source_key in ds.attrs}
     derived_attrs = {**FIXED, **drivers, **_method(ds.attrs), "creation_date": now(), "variable_id": name}
-    derived_attrs.update(tracking_id=f"{HANDLE}/{uuid.uuid4()}", grid=_grid(ds), frequency=frequency(ds))
+    derived_attrs.update(tracking_id=f"{HANDLE}/{uuid.uuid4()}", grid=_grid(ds), frequency=cmip_frequency(ds))
     if "downscale_version" in ds.attrs:
         derived_attrs["source"] = f"downscale {ds.attrs['downscale_version']}"
     input_attrs = {key: value for key, value in attrs.items() if key not in (*PARENTS, "Conventions")}

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from downscale.kernels.compiled import compiled
+from downscale.kernels.compiled import compile_loop
 
 U8, U16, U32, U64 = np.uint8, np.uint16, np.uint32, np.uint64
 
 
-@compiled
+@compile_loop
 def shuffle_2(codes, out, infinite, fill):  # type: ignore[no-untyped-def]
     """As :func:`shuffle_4`, for whole numbers of two bytes, without replacement."""
     n = codes.size
@@ -23,7 +23,7 @@ def shuffle_2(codes, out, infinite, fill):  # type: ignore[no-untyped-def]
         a[i], b[i] = U8(v & U16(255)), U8(v >> U16(8))
 
 
-@compiled
+@compile_loop
 def shuffle_4(codes, out, infinite, fill):  # type: ignore[no-untyped-def]
     """Put byte ``k`` of value ``i`` at ``out[k * n + i]``; codes beyond ``infinite`` (NaN) become ``fill``."""
     n = codes.size
@@ -34,7 +34,7 @@ def shuffle_4(codes, out, infinite, fill):  # type: ignore[no-untyped-def]
         a[i], b[i], c[i], d[i] = U8(v), U8(v >> U32(8)), U8(v >> U32(16)), U8(v >> U32(24))
 
 
-@compiled
+@compile_loop
 def shuffle_8(codes, out, infinite, fill):  # type: ignore[no-untyped-def]
     """As :func:`shuffle_4`, for values of eight bytes."""
     n = codes.size
@@ -48,7 +48,7 @@ def shuffle_8(codes, out, infinite, fill):  # type: ignore[no-untyped-def]
         e[i], f[i], g[i], h[i] = U8(high), U8(high >> U32(8)), U8(high >> U32(16)), U8(high >> U32(24))
 
 
-@compiled
+@compile_loop
 def unshuffle_2(planes, codes, fill, blank):  # type: ignore[no-untyped-def]
     """Undo :func:`shuffle_2`."""
     n = codes.size
@@ -57,7 +57,7 @@ def unshuffle_2(planes, codes, fill, blank):  # type: ignore[no-untyped-def]
         codes[i] = U16(a[i]) | (U16(b[i]) << U16(8))
 
 
-@compiled
+@compile_loop
 def unshuffle_4(planes, codes, fill, blank):  # type: ignore[no-untyped-def]
     """Undo :func:`shuffle_4`; ``fill`` becomes ``blank``."""
     n = codes.size
@@ -67,7 +67,7 @@ def unshuffle_4(planes, codes, fill, blank):  # type: ignore[no-untyped-def]
         codes[i] = blank if v == fill else v
 
 
-@compiled
+@compile_loop
 def unshuffle_8(planes, codes, fill, blank):  # type: ignore[no-untyped-def]
     """As :func:`unshuffle_4`, for values of eight bytes."""
     n = codes.size

@@ -139,12 +139,12 @@ class Layout:
         return int(np.prod(self.chunks)) * self.dtype.itemsize
 
     @property
-    def shuffled(self) -> bool:
+    def is_shuffled(self) -> bool:
         """Whether the bytes of a chunk are shuffled."""
         return SHUFFLE in self.filters and self.dtype.itemsize > 1
 
     @property
-    def deflated(self) -> bool:
+    def is_deflated(self) -> bool:
         """Whether a chunk is deflated."""
         return DEFLATE in self.filters
 
@@ -176,7 +176,7 @@ class _Buffers(threading.local):
 buffers = _Buffers()
 
 
-def encode_chunk(values: Array, layout: Layout, blank: Any = None, compiled: bool = False) -> Array | bytes:
+def encode_chunk(values: Array, layout: Layout, blank: Any = None, use_numba: bool = False) -> Array | bytes:
     """Return the stored bytes of one chunk; valid until the next call in this thread."""
     full = values
     if values.shape != layout.chunks or not values.flags.c_contiguous:
@@ -184,22 +184,22 @@ def encode_chunk(values: Array, layout: Layout, blank: Any = None, compiled: boo
         if values.shape != layout.chunks:
             full[...] = layout.fill
         full[tuple(slice(0, size) for size in values.shape)] = values
-    if layout.shuffled:
-        full = _shuffle(full, layout, blank, compiled)
+    if layout.is_shuffled:
+        full = _shuffle(full, layout, blank, use_numba)
     elif blank is not None:
         full = _fill_nan(full, layout, blank)
     flat = full.reshape(-1).view(np.uint8)
-    return deflate(flat, layout.level) if layout.deflated else flat
+    return deflate(flat, layout.level) if layout.is_deflated else flat
 
 
-def decode_chunk(stored: Array, out: Array, layout: Layout, blank: Any = None, compiled: bool = False) -> None:
+def decode_chunk(content: Array, out: Array, layout: Layout, blank: Any = None, use_numba: bool = False) -> None:
     """Decode one stored chunk into ``out``, which has the shape of a chunk and the stored type."""
-    raw = np.frombuffer(inflate(stored, layout.nbytes), dtype=np.uint8) if layout.deflated else stored
+    raw = np.frombuffer(inflate(content, layout.nbytes), dtype=np.uint8) if layout.is_deflated else content
     if raw.nbytes != layout.nbytes:
         raise ValueError(f"a chunk of {raw.nbytes} bytes instead of {layout.nbytes}")
     flat = out.reshape(-1)
-    if layout.shuffled:
-        _unshuffle(raw, flat, blank, compiled)
+    if layout.is_shuffled:
+        _unshuffle(raw, flat, blank, use_numba)
         return
     np.copyto(flat.view(np.uint8), raw)
     restore_nan(flat, blank)
@@ -225,9 +225,9 @@ def _fill_nan(full: Array, layout: Layout, blank: Any) -> Array:
     return out
 
 
-def _shuffle(full: Array, layout: Layout, blank: Any, compiled: bool) -> Array:
+def _shuffle(full: Array, layout: Layout, blank: Any, use_numba: bool) -> Array:
     out, size = buffers.of("shuffled", layout.nbytes), layout.dtype.itemsize
-    if not _has_loop(compiled, size, blank):
+    if not _uses_loop(use_numba, size, blank):
         full = full if blank is None else _fill_nan(full, layout, blank)
         out.reshape(size, -1)[...] = full.reshape(-1).view(np.uint8).reshape(-1, size).T
         return out
@@ -242,9 +242,9 @@ def _shuffle(full: Array, layout: Layout, blank: Any, compiled: bool) -> Array:
     return out
 
 
-def _unshuffle(raw: Array, flat: Array, blank: Any, compiled: bool) -> None:
+def _unshuffle(raw: Array, flat: Array, blank: Any, use_numba: bool) -> None:
     size = flat.dtype.itemsize
-    if not _has_loop(compiled, size, blank):
+    if not _uses_loop(use_numba, size, blank):
         flat.view(np.uint8).reshape(-1, size)[...] = raw.reshape(size, -1).T
         if blank is not None:
             flat[flat == blank] = np.nan
@@ -258,8 +258,8 @@ def _unshuffle(raw: Array, flat: Array, blank: Any, compiled: bool) -> None:
     getattr(bytewise, f"unshuffle_{size}")(raw, codes, fill, nan)
 
 
-def _has_loop(compiled: bool, size: int, blank: Any) -> bool:
-    return compiled and (size in (4, 8) or (size == 2 and blank is None))
+def _uses_loop(use_numba: bool, size: int, blank: Any) -> bool:
+    return use_numba and (size in (4, 8) or (size == 2 and blank is None))
 
 
 def _code_of(value: Any, dtype: np.dtype[Any]) -> Any:
@@ -267,7 +267,7 @@ def _code_of(value: Any, dtype: np.dtype[Any]) -> Any:
     return np.asarray(value, dtype=dtype).reshape(1).view(f"u{dtype.itemsize}")[0]
 
 
-def worth_compiling(values: int) -> bool:
+def is_worth_compiling(values: int) -> bool:
     """Return whether numba is already imported, or worth importing for this many values."""
     return "numba" in sys.modules or values >= MANY_VALUES
 
@@ -279,23 +279,23 @@ def deflate(raw: Bytes, level: int) -> bytes:
     if level not in FAST_LEVELS:
         return zlib.compress(raw.data, level)
     level = FAST_LEVELS[level]
-    noise = _noise(raw, level) if raw.size >= 2 * PIECE else np.zeros(1, bool)
+    noise = _find_noise(raw, level) if raw.size >= 2 * PIECE else np.zeros(1, bool)
     if not noise.any():
         return bytes(isal_zlib.compress(raw.data, level))
-    return b"".join([STREAM_HEAD, *_blocks(raw, noise, level), isal_zlib.adler32(raw.data).to_bytes(4, "big")])
+    return b"".join([STREAM_HEAD, *_compress_blocks(raw, noise, level), isal_zlib.adler32(raw.data).to_bytes(4, "big")])
 
 
-def inflate(stored: Bytes, nbytes: int) -> bytes:
+def inflate(content: Bytes, nbytes: int) -> bytes:
     """Return the decompressed content of a zlib stream."""
     from isal import isal_zlib
 
     try:
-        return bytes(isal_zlib.decompress(stored.data, bufsize=nbytes))
+        return bytes(isal_zlib.decompress(content.data, bufsize=nbytes))
     except isal_zlib.error as error:  # type: ignore[misc]
         raise ValueError(f"a damaged chunk ({error})") from error
 
 
-def _blocks(raw: Bytes, noise: NDArray[np.bool_], level: int) -> Iterator[bytes | memoryview]:
+def _compress_blocks(raw: Bytes, noise: NDArray[np.bool_], level: int) -> Iterator[bytes | memoryview]:
     """Yield the blocks of a stream: runs of pieces that are compressed together, and runs that are stored."""
     from isal import isal_zlib
 
@@ -315,7 +315,7 @@ def _blocks(raw: Bytes, noise: NDArray[np.bool_], level: int) -> Iterator[bytes 
     yield stream.flush(isal_zlib.Z_FINISH)
 
 
-def _noise(raw: Bytes, level: int) -> NDArray[np.bool_]:
+def _find_noise(raw: Bytes, level: int) -> NDArray[np.bool_]:
     """Return for each piece whether it is better stored; the last, shorter one never is."""
     from isal import isal_zlib
 

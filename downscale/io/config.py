@@ -97,14 +97,14 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def laid_over(content: dict[str, Any], change: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def apply_changes(content: dict[str, Any], change: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """Return the content of a recipe with values replaced by the path of their key; None removes a key.
 
     Items of lists are named by their number; raises an OptionError if a path passes through a value without keys.
 
     Examples
     --------
-    >>> laid_over({"network": {"name": "unet"}, "outputs": [{"name": "pr"}]}, {"outputs.0.name": "tas"}, "r.yml")
+    >>> apply_changes({"network": {"name": "unet"}, "outputs": [{"name": "pr"}]}, {"outputs.0.name": "tas"}, "r.yml")
     {'network': {'name': 'unet'}, 'outputs': [{'name': 'tas'}]}
     """
     recipe = copy.deepcopy(content)
@@ -112,29 +112,29 @@ def laid_over(content: dict[str, Any], change: Mapping[str, Any], origin: str) -
         *parents, last = path.split(".")
         node: Any = recipe
         for part in parents:
-            node = _inside(node, part, path, origin)
+            node = _get_item(node, part, path, origin)
         if isinstance(node, list):
-            _inside(node, last, path, origin)
+            _get_item(node, last, path, origin)
             node[int(last)] = value
         elif isinstance(node, dict):
             node[last] = value
             if value is None:
                 del node[last]
         else:
-            raise _no_way(path, last, origin)
+            raise _path_error(path, last, origin)
     return recipe
 
 
-def _inside(place: Any, part: str, path: str, origin: str) -> Any:
+def _get_item(parent: Any, part: str, path: str, origin: str) -> Any:
     """Return the value of a key or number; missing keys are created."""
-    if isinstance(place, dict):
-        return place.setdefault(part, {})
-    if isinstance(place, list) and part.isdigit() and int(part) < len(place):
-        return place[int(part)]
-    raise _no_way(path, part, origin)
+    if isinstance(parent, dict):
+        return parent.setdefault(part, {})
+    if isinstance(parent, list) and part.isdigit() and int(part) < len(parent):
+        return parent[int(part)]
+    raise _path_error(path, part, origin)
 
 
-def _no_way(path: str, part: str, origin: str) -> OptionError:
+def _path_error(path: str, part: str, origin: str) -> OptionError:
     return OptionError(f"{origin}: expected the path of a key to change, received {path!r}: nothing at {part!r}")
 
 
@@ -155,17 +155,17 @@ def read_recipe(
         origin, content = "recipe", source.model_dump(mode="json", by_alias=True, exclude_unset=True)
     else:
         raise InputError(f"expected a recipe: a YAML file or its content, received {type(source).__name__}")
-    return checked(kind, laid_over(content, change or {}, origin), origin)
+    return validate_block(kind, apply_changes(content, change or {}, origin), origin)
 
 
-def checked(kind: type[BlockT], content: dict[str, Any], origin: str) -> BlockT:
+def validate_block(kind: type[BlockT], content: dict[str, Any], origin: str) -> BlockT:
     """Return a block from plain values; raises an OptionError with one line about the first fault.
 
     Examples
     --------
     >>> class Sizes(Block):
     ...     patch: int = 16
-    >>> checked(Sizes, {"pach": 8}, "r.yml")
+    >>> validate_block(Sizes, {"pach": 8}, "r.yml")
     Traceback (most recent call last):
     downscale.errors.OptionError: r.yml: expected a key among 'patch', received 'pach'; did you mean 'patch'?
     """

@@ -21,7 +21,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from downscale.cf.attributes import DEFINED, names_in, references, remove_references
+from downscale.cf.attributes import REFERENCE_ATTRS, names_in, references, remove_references
 from downscale.cf.bounds import plain_bounds
 from downscale.cf.coordinates import complete_metadata
 from downscale.cf.dates import is_time
@@ -32,7 +32,7 @@ from downscale.io.chunks import chunk_sizes
 from downscale.process.computing import computed
 
 CONVENTIONS = "CF-1.11"
-CERTIFICATE = "conservation_certificate"
+REPORT_ATTR = "conservation_certificate"
 # Missing values as CMIP stores them.
 FILL_VALUE = 1e20
 # Encodings and attributes that describe other values or another file.
@@ -58,13 +58,13 @@ MANTISSA = {4: 23, 8: 52}
 Packing = str | int
 
 
-def cf_ready(ds: xr.Dataset) -> xr.Dataset:
+def make_cf_compliant(ds: xr.Dataset) -> xr.Dataset:
     """Return a copy that meets CF on disk: bounds and areas as plain variables, and the conventions attribute."""
-    ready = ds.copy()
+    compliant = ds.copy()
     coordinate_names: set[str] = set()
-    for name in ready.variables:
-        variable = ready[name]
-        for key in DEFINED:
+    for name in compliant.variables:
+        variable = compliant[name]
+        for key in REFERENCE_ATTRS:
             # xarray moves references to encodings on decoding.
             value = variable.encoding.pop(key, None)
             if isinstance(value, str):
@@ -72,55 +72,59 @@ def cf_ready(ds: xr.Dataset) -> xr.Dataset:
         coordinate_names.update(names_in("coordinates", variable.attrs.pop("coordinates", None)))
         # Names of missing variables cause warnings in readers and errors in checkers.
         references_to = {name for names in references(variable).values() for name in names}
-        remove_references(variable, references_to - {str(name) for name in ready.variables})
-        variable.attrs = _own_attributes(str(name), variable)
-    if "time" in ready.indexes and is_time(ready["time"].variable):
-        ready["time"].attrs.setdefault("standard_name", "time")
-    for name in [name for name in ready.indexes if name in ready.dims]:
-        axis = AXES.get(str(ready[name].attrs.get("standard_name")))
+        remove_references(variable, references_to - {str(name) for name in compliant.variables})
+        variable.attrs = _valid_attributes(str(name), variable)
+    if "time" in compliant.indexes and is_time(compliant["time"].variable):
+        compliant["time"].attrs.setdefault("standard_name", "time")
+    for name in [name for name in compliant.indexes if name in compliant.dims]:
+        axis = AXES.get(str(compliant[name].attrs.get("standard_name")))
         if axis is not None:
-            ready[name].attrs.setdefault("axis", axis)
+            compliant[name].attrs.setdefault("axis", axis)
     # A file opened without decoding names its auxiliary coordinates only in attributes.
-    ready = ready.set_coords(coordinate_names & {str(name) for name in ready.data_vars})
+    compliant = compliant.set_coords(coordinate_names & {str(name) for name in compliant.data_vars})
     auxiliary = [
-        n for n in _referred(ready) if n in ready.coords and n not in ready.dims and not _is_coordinate(ready, n)
+        n
+        for n in _find_references(compliant)
+        if n in compliant.coords and n not in compliant.dims and not _is_coordinate(compliant, n)
     ]
-    ready = ready.reset_coords(auxiliary)
-    for name in [str(name) for name in ready.variables if "bounds" in ready[name].attrs]:
-        bounds = plain_bounds(ready, name)
+    compliant = compliant.reset_coords(auxiliary)
+    for name in [str(name) for name in compliant.variables if "bounds" in compliant[name].attrs]:
+        bounds = plain_bounds(compliant, name)
         if bounds is not None:
-            bounds_name = ready[name].attrs["bounds"]
-            bounds.attrs = dict(ready[bounds_name].attrs)
-            ready[bounds_name] = bounds
-    bounds_names = _bounds(ready)
+            bounds_name = compliant[name].attrs["bounds"]
+            bounds.attrs = dict(compliant[bounds_name].attrs)
+            compliant[bounds_name] = bounds
+    bounds_names = _bounds(compliant)
     for name in bounds_names:
         # Bounds inherit the attributes of the coordinate; own attributes could contradict them.
-        ready[name].attrs = {key: ready[name].attrs[key] for key in ("formula_terms",) if key in ready[name].attrs}
-    complete_metadata(ready, set(bounds_names))
-    ready.attrs = {str(key): plain_attribute(value) for key, value in ready.attrs.items() if value is not None}
-    ready.attrs["Conventions"] = CONVENTIONS
+        compliant[name].attrs = {
+            key: compliant[name].attrs[key] for key in ("formula_terms",) if key in compliant[name].attrs
+        }
+    complete_metadata(compliant, set(bounds_names))
+    compliant.attrs = {str(key): plain_attribute(value) for key, value in compliant.attrs.items() if value is not None}
+    compliant.attrs["Conventions"] = CONVENTIONS
     # External variables are not in the file itself.
-    words = str(ready.attrs.pop("external_variables", "")).split()
-    external = [word for word in words if word not in ready.variables]
+    words = str(compliant.attrs.pop("external_variables", "")).split()
+    external = [word for word in words if word not in compliant.variables]
     if external:
-        ready.attrs["external_variables"] = " ".join(external)
-    for key_to_drop in ("coordinates", CERTIFICATE):
-        ready.attrs.pop(key_to_drop, None)
-    ready.encoding.pop("coordinates", None)
-    return ready
+        compliant.attrs["external_variables"] = " ".join(external)
+    for key_to_drop in ("coordinates", REPORT_ATTR):
+        compliant.attrs.pop(key_to_drop, None)
+    compliant.encoding.pop("coordinates", None)
+    return compliant
 
 
-def areas_first(ready: xr.Dataset) -> xr.Dataset:
+def order_areas_first(ds: xr.Dataset) -> xr.Dataset:
     """Return the Dataset with cell areas before their fields.
 
     CDO takes a variable with ``coordinates`` for a field, and warns unless a later field names it as its areas; CF
     requires ``coordinates`` of areas on two-dimensional positions.
     """
-    areas = _areas(ready)
-    return ready[sorted(ready.variables, key=lambda name: name not in areas)] if areas else ready
+    areas = _areas(ds)
+    return ds[sorted(ds.variables, key=lambda name: name not in areas)] if areas else ds
 
 
-def _own_attributes(name: str, variable: xr.DataArray) -> dict[str, Any]:
+def _valid_attributes(name: str, variable: xr.DataArray) -> dict[str, Any]:
     """Return the attributes of a variable that are valid in a new file."""
     attrs = dict(variable.attrs)
     packing = np.ravel(attrs.get("scale_factor", 1)), np.ravel(attrs.get("add_offset", 0))
@@ -139,8 +143,8 @@ def _own_attributes(name: str, variable: xr.DataArray) -> dict[str, Any]:
         attrs.setdefault("units", "1")
     for key in [key for key in FLAGS if key in attrs]:
         # Codes get the stored type of the variable, whatever their type in the input.
-        stored = _whole_numbers(variable.variable).get("dtype", variable.dtype)
-        kind = np.dtype("i1") if variable.dtype.kind == "b" else stored
+        stored_type = _whole_numbers(variable.variable).get("dtype", variable.dtype)
+        kind = np.dtype("i1") if variable.dtype.kind == "b" else stored_type
         if np.dtype(kind).kind in "iuf":
             with suppress(ValueError, OverflowError):  # values that are not numbers are kept
                 attrs[key] = np.asarray(attrs[key], dtype=kind)
@@ -170,7 +174,7 @@ def plain_attribute(value: Any) -> Any:
     return numbers if array.ndim else value if isinstance(value, int | float) else numbers[()]
 
 
-def _referred(ds: xr.Dataset, *keys: str) -> set[str]:
+def _find_references(ds: xr.Dataset, *keys: str) -> set[str]:
     """Return names that attributes of other variables refer to; all attributes but ``coordinates`` by default."""
     targets: set[str] = set()
     for variable in ds.variables.values():
@@ -180,11 +184,11 @@ def _referred(ds: xr.Dataset, *keys: str) -> set[str]:
 
 
 def _bounds(ds: xr.Dataset) -> list[str]:
-    return sorted(_referred(ds, "bounds", "climatology"))
+    return sorted(_find_references(ds, "bounds", "climatology"))
 
 
 def _areas(ds: xr.Dataset) -> set[str]:
-    return _referred(ds, "cell_measures")
+    return _find_references(ds, "cell_measures")
 
 
 def auxiliary_variables(ds: xr.Dataset) -> set[str]:
@@ -193,7 +197,7 @@ def auxiliary_variables(ds: xr.Dataset) -> set[str]:
     Fields that others refer to, such as the surface pressure of hybrid levels, remain fields.
     """
     areas = _areas(ds)
-    names = _referred(ds, "bounds", "climatology", "cell_measures", "grid_mapping", "formula_terms")
+    names = _find_references(ds, "bounds", "climatology", "cell_measures", "grid_mapping", "formula_terms")
     fields = {name for name in names - areas if "cell_measures" in ds[name].attrs}
     # The extended form of grid_mapping names coordinates too, which remain coordinates.
     return {name for name in names - fields if name in areas or not _is_coordinate(ds, name)}
@@ -205,9 +209,9 @@ def _is_coordinate(ds: xr.Dataset, name: str) -> bool:
 
 
 def fields_of(ds: xr.Dataset) -> list[str]:
-    """Return the names of the fields of a Dataset from :func:`cf_ready`: floats that are not auxiliary variables."""
-    related = auxiliary_variables(ds)
-    return [str(n) for n, v in ds.data_vars.items() if v.dtype.kind == "f" and n not in related and v.ndim]
+    """Return the names of the fields of a Dataset in CF form: floats that are not auxiliary variables."""
+    auxiliary = auxiliary_variables(ds)
+    return [str(n) for n, v in ds.data_vars.items() if v.dtype.kind == "f" and n not in auxiliary and v.ndim]
 
 
 def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
@@ -215,14 +219,14 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
 
     Encodings of ``ds`` itself are cleared; only units, calendar and type of times are inherited.
     """
-    related = auxiliary_variables(ds)
+    auxiliary = auxiliary_variables(ds)
     encodings_by_name: Encodings = {}
     times = time_encodings(ds)
     for name, variable in ds.variables.items():
         encoding = times.get(str(name), {})
         if variable.dtype.kind == "m":
             encoding = {"dtype": "float64", **{k: variable.encoding[k] for k in ("units",) if k in variable.encoding}}
-        plain = name in ds.coords or str(name) in related or variable.dtype.kind not in "f"
+        plain = name in ds.coords or str(name) in auxiliary or variable.dtype.kind not in "f"
         encoding["_FillValue"] = None if plain else np.dtype(variable.dtype).type(FILL_VALUE)
         if not plain:
             encoding.update(_whole_numbers(variable))
@@ -239,9 +243,9 @@ def encodings(ds: xr.Dataset, complevel: int) -> Encodings:
             # Otherwise cell areas are not georeferenced.
             planes = [str(n) for n, c in ds.coords.items() if c.ndim == 2 and set(c.dims) <= set(ds[name].dims)]
             words = " ".join(plane for plane in planes if _is_coordinate(ds, plane)) or None
-        elif name in ds.data_vars and name not in related:
+        elif name in ds.data_vars and name not in auxiliary:
             words = _auxiliary_coordinates(ds, name)
-        ds[name].encoding = {"coordinates": words} if words or name in related else {}
+        ds[name].encoding = {"coordinates": words} if words or name in auxiliary else {}
     return encodings_by_name
 
 
@@ -278,10 +282,10 @@ def merge_encodings(
 
 
 def _require_legal(name: str, encoding: Mapping[str, Any], variable: xr.DataArray) -> None:
-    packed = [key for key in encoding if key in PACKED]
-    if packed:
+    packing_keys = [key for key in encoding if key in PACKED]
+    if packing_keys:
         raise OptionError(
-            f"encoding of {name!r}: expected no {listing(packed)}, which change or relabel values; "
+            f"encoding of {name!r}: expected no {listing(packing_keys)}, which change or relabel values; "
             f"pass packing={{{name!r}: 'int16'}} to pack them"
         )
     unknown = [key for key in encoding if key not in LEGAL]
@@ -315,29 +319,33 @@ def parse_packing(packing: Any, names: list[str], ds: xr.Dataset) -> dict[str, P
     if packing is None:
         return {}
     packings = dict(packing) if isinstance(packing, Mapping) else dict.fromkeys(names, packing)
-    for name, how in packings.items():
+    for name, packing_of_field in packings.items():
         if name not in names:
             raise OptionError(f"expected packing of a field among {listing(names)}, received {name!r}")
         most = MANTISSA[ds[name].dtype.itemsize]
-        is_count = isinstance(how, int | np.integer) and not isinstance(how, bool) and 1 <= how <= most
-        if how is not None and how != SHORT and not is_count:
+        is_count = (
+            isinstance(packing_of_field, int | np.integer)
+            and not isinstance(packing_of_field, bool)
+            and 1 <= packing_of_field <= most
+        )
+        if packing_of_field is not None and packing_of_field != SHORT and not is_count:
             raise OptionError(
                 f"{name}: expected packing to be None, 'int16' or the mantissa bits to keep (1 to {most}), received "
-                f"{how!r}"
+                f"{packing_of_field!r}"
             )
-    return {str(name): how for name, how in packings.items() if how is not None}
+    return {str(name): packing_of_field for name, packing_of_field in packings.items() if packing_of_field is not None}
 
 
 def round_fields(ds: xr.Dataset, packings: Mapping[str, Packing]) -> xr.Dataset:
     """Return ``ds`` with the mantissas of some variables rounded; lazy fields stay lazy."""
-    rounded = {}
-    for name, how in packings.items():
-        if how != SHORT:
-            v, bits = ds[name].variable, int(how)
+    rounded_fields = {}
+    for name, packing in packings.items():
+        if packing != SHORT:
+            v, bits = ds[name].variable, int(packing)
             lazy = isinstance(v.data, da.Array)
             data = v.data.map_blocks(round_bits, bits, dtype=v.dtype) if lazy else round_bits(np.asarray(v.data), bits)
-            rounded[name] = (v.dims, data, v.attrs, v.encoding)
-    return ds.assign(rounded)
+            rounded_fields[name] = (v.dims, data, v.attrs, v.encoding)
+    return ds.assign(rounded_fields)
 
 
 def round_bits(values: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
@@ -350,9 +358,9 @@ def round_bits(values: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
     codes = values.view(kind)
     # Add half a step, less one unit if the last kept bit is even: ties go to even.
     half_step = kind((1 << (drop - 1)) - 1) + ((codes >> kind(drop)) & kind(1))
-    rounded = ((codes + half_step) & ~kind((1 << drop) - 1)).view(values.dtype)
+    rounded_values = ((codes + half_step) & ~kind((1 << drop) - 1)).view(values.dtype)
     # NaN and infinity are not rounded, and the largest numbers must not become infinite.
-    return np.where(np.isfinite(values) & np.isfinite(rounded), rounded, values)
+    return np.where(np.isfinite(values) & np.isfinite(rounded_values), rounded_values, values)
 
 
 def short_encodings(ds: xr.Dataset, packings: Mapping[str, Packing]) -> dict[str, dict[str, Any]]:
@@ -361,8 +369,8 @@ def short_encodings(ds: xr.Dataset, packings: Mapping[str, Packing]) -> dict[str
     The step is a power of two and the offset a multiple of it. Zero, and any bound that is such a multiple, is
     therefore exact in float32 and in float64. Lazy fields are computed once for their range.
     """
-    names = [name for name, how in packings.items() if how == SHORT]
-    ends = computed(*[(_end(ds[name], np.fmin), _end(ds[name], np.fmax)) for name in names])
+    names = [name for name, packing in packings.items() if packing == SHORT]
+    ends = computed(*[(_extreme_value(ds[name], np.fmin), _extreme_value(ds[name], np.fmax)) for name in names])
     encodings_by_name = {}
     for name, (low, high) in zip(names, ends, strict=True):
         if math.isinf(low) or math.isinf(high):
@@ -371,19 +379,19 @@ def short_encodings(ds: xr.Dataset, packings: Mapping[str, Packing]) -> dict[str
             )
         scale, offset = scale_and_offset(float(low), float(high))
         kind = ds[name].dtype.type
-        packed = {"dtype": SHORT, "_FillValue": np.int16(FILL)}
-        encodings_by_name[name] = {**packed, "scale_factor": kind(scale), "add_offset": kind(offset)}
+        short_encoding = {"dtype": SHORT, "_FillValue": np.int16(FILL)}
+        encodings_by_name[name] = {**short_encoding, "scale_factor": kind(scale), "add_offset": kind(offset)}
     return encodings_by_name
 
 
-def _end(field: xr.DataArray, which: Any) -> Any:
+def _extreme_value(field: xr.DataArray, extreme: Any) -> Any:
     """Return the smallest or largest value, NaN if there is none; lazy if the field is."""
     data = field.data
     if not isinstance(data, da.Array):
-        return which.reduce(np.asarray(data), axis=None) if data.size else np.nan
+        return extreme.reduce(np.asarray(data), axis=None) if data.size else np.nan
 
     def ends(block: np.ndarray[Any, Any], axis: Any, keepdims: bool) -> Any:
-        return which.reduce(block, axis=axis, keepdims=keepdims)
+        return extreme.reduce(block, axis=axis, keepdims=keepdims)
 
     return da.reduction(data, ends, ends, dtype=data.dtype) if data.size else np.nan
 

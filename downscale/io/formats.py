@@ -110,16 +110,16 @@ def require_reader(engine: str, path: str | Path) -> None:
     """Raise an InputError if the package of an engine is not installed, or does not work."""
     if engine not in INSTALL:
         return
-    what = "the GRIB file" if engine == GRIB_READER else "the Zarr store"
+    description = "the GRIB file" if engine == GRIB_READER else "the Zarr store"
     try:
         import_module(engine)
     except Exception as error:  # missing libraries raise various errors
         reason = "none" if isinstance(error, ImportError) else " ".join(str(error).split())
-        line = f"expected the package {engine} to read {what} {path}, received {reason}; {INSTALL[engine]}"
+        line = f"expected the package {engine} to read {description} {path}, received {reason}; {INSTALL[engine]}"
         raise InputError(line) from None
 
 
-def complaint(engine: str, path: str | Path, error: Exception, several: bool = False) -> str:
+def reading_error(engine: str, path: str | Path, error: Exception, several: bool = False) -> str:
     """Return the error message for a file, or one of several, that its reader cannot read."""
     text = str(getattr(error, "strerror", None) or error).strip()
     if getattr(error, "errno", None) == errno.EMFILE:
@@ -133,8 +133,8 @@ def complaint(engine: str, path: str | Path, error: Exception, several: bool = F
     if several and isinstance(error, OSError) and error.filename:
         path = Path(str(error.filename)).name
     if engine == GRIB_READER:
-        mixed = "filter_by_keys" in text
-        hint = "take fields of one level and step type out with grib_copy -w" if mixed else "check it with grib_ls"
+        is_mixed = "filter_by_keys" in text
+        hint = "take fields of one level and step type out with grib_copy -w" if is_mixed else "check it with grib_ls"
         return f"expected a whole GRIB file of one grid, received {path} ({reason}); {hint}"
     if engine == STORE:
         return f"expected a readable Zarr store, received {path} ({reason}); check that it was copied as a whole"
@@ -208,9 +208,11 @@ def _file_at(address: str, system: Any, path: str, scheme: str) -> tuple[Any, st
         return file, CLASSIC_READER, {}
     if scheme in WEB and _is_dap(system, path):
         return address, NETCDF, {}
-    what = next((what.split(";")[0] for magic, what in OTHERS if head.startswith(magic)), "another kind of file")
+    description = next(
+        (description.split(";")[0] for magic, description in OTHERS if head.startswith(magic)), "another kind of file"
+    )
     raise InputError(
-        f"expected a NetCDF file or a Zarr store at {address}, received {what}; check the address, or "
+        f"expected a NetCDF file or a Zarr store at {address}, received {description}; check the address, or "
         "download the file first"
     )
 
@@ -233,21 +235,21 @@ def _require_package(package: str, address: str) -> None:
         ) from None
 
 
-def require_whole(path: str | Path) -> None:
+def require_complete(path: str | Path) -> None:
     """Raise an error if a classic NetCDF file is shorter than its header requires; other files pass."""
     actual = Path(path).stat().st_size
     try:
         with Path(path).open("rb") as file:
-            expected = _expected_length(file)
+            required = _length_by_header(file)
     except (EOFError, KeyError, IndexError):
         raise InputError(f"expected a whole NetCDF file, received {path} with half a header; get it again") from None
-    if expected is not None and actual < expected:
+    if required is not None and actual < required:
         raise InputError(
-            f"expected a whole NetCDF file of {expected} bytes, received {path} of {actual} bytes; get it again"
+            f"expected a whole NetCDF file of {required} bytes, received {path} of {actual} bytes; get it again"
         )
 
 
-def _expected_length(file: BinaryIO) -> int | None:
+def _length_by_header(file: BinaryIO) -> int | None:
     """Return the end of the last value of a classic file, from its header; None for other kinds of file."""
     magic = file.read(4)
     if len(magic) < 4 or magic[:3] != b"CDF" or magic[3] not in WIDTHS:
@@ -266,13 +268,13 @@ def _expected_length(file: BinaryIO) -> int | None:
     def items() -> Iterator[None]:
         integer(4)
         for _ in range(integer()):
-            read(_padded(integer()))  # the name
+            read(_pad_length(integer()))  # the name
             yield
 
     def skip_attributes() -> None:
         for _ in items():
             size = TYPE_SIZES[integer(4)]
-            read(_padded(integer() * size))
+            read(_pad_length(integer() * size))
 
     records = integer()
     # A file that is still streamed lacks the number of records.
@@ -289,11 +291,11 @@ def _expected_length(file: BinaryIO) -> int | None:
         variables.append((is_record, integer(offset_width), math.prod(shape[is_record:]) * size))
     # Each variable's part of a record is padded, except if there is only one.
     lengths = [length for is_record, _, length in variables if is_record]
-    step = lengths[0] if len(lengths) == 1 else sum(map(_padded, lengths))
+    step = lengths[0] if len(lengths) == 1 else sum(map(_pad_length, lengths))
     ends = [begin + (length if not is_record else (records - 1) * step + length if records else 0)
             for is_record, begin, length in variables]  # fmt: skip
     return max(ends, default=file.tell())
 
 
-def _padded(length: int) -> int:
+def _pad_length(length: int) -> int:
     return -(-length // 4) * 4

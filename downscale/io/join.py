@@ -123,8 +123,8 @@ def _stack_times(parts: list[Part]) -> list[Part]:
     stacked_parts = []
     for part in parts:
         maps = [str(n) for n, v in part.ds.data_vars.items() if v.ndim >= 2]
-        undated, stacked = part.ds.drop_vars(name), part.ds[maps].expand_dims(name)
-        ds = undated.assign({n: stacked[n].variable for n in maps}).assign_coords({name: stacked[name]})
+        without_dates, dated_maps = part.ds.drop_vars(name), part.ds[maps].expand_dims(name)
+        ds = without_dates.assign({n: dated_maps[n].variable for n in maps}).assign_coords({name: dated_maps[name]})
         for key in (name, *maps):
             ds[key].attrs, ds[key].encoding = dict(part.ds[key].attrs), dict(part.ds[key].encoding)
         stacked_parts.append(Part(part.name, ds))
@@ -176,11 +176,11 @@ def _in_units_of(first: Part, part: Part) -> xr.Dataset:
         if variable.dtype.kind not in "fiu" or reference.dtype.kind not in "fiu":
             continue
         for key in ("standard_name", "positive"):
-            expected, actual = reference.attrs.get(key), variable.attrs.get(key)
-            if expected is not None and actual is not None and str(expected) != str(actual):
+            reference_value, actual = reference.attrs.get(key), variable.attrs.get(key)
+            if reference_value is not None and actual is not None and str(reference_value) != str(actual):
                 raise InputError(
-                    f"{name}: expected one {key} in all files, received {expected!r} in {first.name} and {actual!r} in "
-                    f"{part.name}; {ADVICE}"
+                    f"{name}: expected one {key} in all files, received {reference_value!r} in {first.name} and "
+                    f"{actual!r} in {part.name}; {ADVICE}"
                 )
         reference_units, units = reference.attrs.get("units"), variable.attrs.get("units")
         if str(reference_units) != str(units) and not _same_meaning(units, reference_units):
@@ -189,9 +189,9 @@ def _in_units_of(first: Part, part: Part) -> xr.Dataset:
     return ds
 
 
-def _same_meaning(units: Any, expected: Any) -> bool:
+def _same_meaning(units: Any, other: Any) -> bool:
     """Return whether units differ only in spelling; missing units are compatible with any."""
-    plain = [None if text is None else str(text).strip() for text in (units, expected)]
+    plain = [None if text is None else str(text).strip() for text in (units, other)]
     return plain[0] == plain[1] or (None not in plain and same_units(str(plain[0]), str(plain[1])))
 
 
@@ -238,19 +238,21 @@ def _place_on_grids(part: Part, coordinates: Coordinates) -> tuple[tuple[Any, ..
         if name not in ds.indexes:
             key.append((name, ds.sizes[name]))
             continue
-        values, known = np.asarray(ds.indexes[name]), coordinates.setdefault(name, [])
-        number = next((i for i, (coordinate, _) in enumerate(known) if _alike(coordinate, values)), len(known))
-        if number == len(known):
-            known.append((values, part.name))
+        values, entries = np.asarray(ds.indexes[name]), coordinates.setdefault(name, [])
+        number = next(
+            (i for i, (coordinate, _) in enumerate(entries) if _same_values(coordinate, values)), len(entries)
+        )
+        if number == len(entries):
+            entries.append((values, part.name))
         key.append((name, number))
-        if not np.array_equal(known[number][0], values):
+        if not np.array_equal(entries[number][0], values):
             encoding = dict(ds[name].encoding)
-            ds = ds.assign_coords({name: (name, known[number][0], ds[name].attrs)})
+            ds = ds.assign_coords({name: (name, entries[number][0], ds[name].attrs)})
             ds[name].encoding = encoding
     return (tuple(key), tuple(sorted(fields_along(ds, dim)))), ds
 
 
-def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
+def _same_values(one: NDArray[Any], other: NDArray[Any]) -> bool:
     """Return whether coordinates are equal within rounding."""
     slack = 0.0
     if one.dtype.kind in "fiu" and other.dtype.kind in "fiu":
@@ -272,8 +274,8 @@ def _rounding(values: NDArray[np.float64]) -> float:
 
 def _require_tiles(coordinates: Coordinates) -> None:
     """Raise an InputError if coordinates of one dimension differ and yet overlap: different grids, not tiles."""
-    for dim, known in coordinates.items():
-        for (one, first), (other, name) in itertools.combinations(known, 2):
+    for dim, entries in coordinates.items():
+        for (one, first), (other, name) in itertools.combinations(entries, 2):
             # The ranges of single values, such as levels, never overlap.
             are_numbers = all(v.dtype.kind in "fiu" and v.size for v in (one, other))
             if are_numbers and one.size + other.size > 2 and max(one.min(), other.min()) <= min(one.max(), other.max()):
@@ -304,7 +306,7 @@ def _join_series(parts: list[Part]) -> xr.Dataset:
         _warn(f"{names} is the same in {parts[0].name} and {parts[1].name}; it is read once")
         return first.ds
     # The packing step of each field; zero if it is not packed.
-    packed = {name: max(abs(float(part.ds[name].encoding.get("scale_factor") or 0)) for part in parts)
+    packing_steps = {name: max(abs(float(part.ds[name].encoding.get("scale_factor") or 0)) for part in parts)
               for name in fields_along(first.ds, dim)}  # fmt: skip
     datasets = [part.ds.assign_coords({n: (dim, [v] * part.ds.sizes[dim]) for n, v in dates.items()})
              for part, dates in zip(parts, varying, strict=True)]  # fmt: skip
@@ -315,7 +317,7 @@ def _join_series(parts: list[Part]) -> xr.Dataset:
     )  # fmt: skip
     for name, variable in series.variables.items():
         variable.encoding = dict(first.ds.variables[name].encoding) if name in first.ds.variables else {}
-    series, owners = sort_dates(series, dim, owners, packed)
+    series, owners = sort_dates(series, dim, owners, packing_steps)
     report_gaps(series, dim, owners)
     return series
 
@@ -324,7 +326,7 @@ def _compare_coordinates(parts: list[Part], dim: str | None) -> tuple[list[Part]
     """Return the files without coordinates that may differ, and the scalar dates to put along the dimension."""
     first = parts[0]
     scalar_dates: list[dict[str, Any]] = [{} for _ in parts]
-    dropped: dict[str, str] = {}
+    messages_by_name: dict[str, str] = {}
     for name, reference in first.ds.variables.items():
         moves = name in first.ds.data_vars if dim is None else dim in reference.dims
         if moves or name in first.ds.indexes:
@@ -334,7 +336,7 @@ def _compare_coordinates(parts: list[Part], dim: str | None) -> tuple[list[Part]
             if name not in part.ds.variables:
                 continue
             variable = part.ds.variables[name]
-            if reference.shape == variable.shape and _equal(reference, variable):
+            if reference.shape == variable.shape and _same_variable(reference, variable):
                 continue
             if reference.ndim == 0 and is_time(reference) and is_time(variable) and dim is not None:
                 for number, member in enumerate(parts):
@@ -342,61 +344,63 @@ def _compare_coordinates(parts: list[Part], dim: str | None) -> tuple[list[Part]
                         scalar_dates[number][str(name)] = member.ds[name].values
                 break
             if reference.ndim == 0 and reference.dtype.kind in "OUS":
-                dropped[str(name)] = (
+                messages_by_name[str(name)] = (
                     f"left out the coordinate {name!r}, which is {reference.values.item()!r} in {first.name} and "
                     f"{variable.values.item()!r} in {part.name}"
                 )
                 break
             _refuse_or_warn(first, part, str(name), has_warned)
             has_warned = True
-    for line in dropped.values():
-        _warn(line)
+    for message in messages_by_name.values():
+        _warn(message)
     incomplete = [n for n in scalar_dates[0] if any(n not in dates for dates in scalar_dates)]
     scalar_dates = [{n: v for n, v in dates.items() if n not in incomplete} for dates in scalar_dates]
-    names = [*dropped, *incomplete]
+    names = [*messages_by_name, *incomplete]
     return [Part(part.name, part.ds.drop_vars(names, errors="ignore")) for part in parts], scalar_dates
 
 
-def _equal(ours: xr.Variable, theirs: xr.Variable) -> bool:
+def _same_variable(first: xr.Variable, second: xr.Variable) -> bool:
     """Return whether two time-independent variables are equal within rounding."""
-    if "grid_mapping_name" in ours.attrs and "grid_mapping_name" in theirs.attrs:
-        return _same_mapping(ours.attrs, theirs.attrs)
-    return _alike(values_of(ours), values_of(theirs))
+    if "grid_mapping_name" in first.attrs and "grid_mapping_name" in second.attrs:
+        return _same_mapping(first.attrs, second.attrs)
+    return _same_values(values_of(first), values_of(second))
 
 
-def _same_mapping(ours: Mapping[Any, Any], theirs: Mapping[Any, Any]) -> bool:
+def _same_mapping(first: Mapping[Any, Any], second: Mapping[Any, Any]) -> bool:
     """Return whether the common parameters of two grid mappings agree."""
-    for key in set(ours) & set(theirs) - {"crs_wkt", "spatial_ref", "long_name", "comment", "proj4", "proj4text"}:
+    for key in set(first) & set(second) - {"crs_wkt", "spatial_ref", "long_name", "comment", "proj4", "proj4text"}:
         try:
-            is_equal = np.allclose(np.asarray(ours[key], "f8"), np.asarray(theirs[key], "f8"), rtol=1e-9, atol=1e-9)
+            is_equal = np.allclose(np.asarray(first[key], "f8"), np.asarray(second[key], "f8"), rtol=1e-9, atol=1e-9)
         except (TypeError, ValueError):
-            is_equal = str(ours[key]) == str(theirs[key])
+            is_equal = str(first[key]) == str(second[key])
         if not is_equal:
             return False
     return True
 
 
-def _refuse_or_warn(first: Part, part: Part, name: str, said: bool) -> None:
+def _refuse_or_warn(first: Part, part: Part, name: str, has_warned: bool) -> None:
     """Raise an InputError if positions differ; warn if a time-independent field does."""
     reference, variable = first.ds[name], part.ds[name]
     if name in first.ds.coords or "grid_mapping_name" in reference.attrs:
         if reference.ndim or variable.ndim or "grid_mapping_name" in reference.attrs:
-            what = "grid mapping" if "grid_mapping_name" in reference.attrs else repr(name)
-            line = f"received another {what} in {part.name} than in {first.name}"
-            raise InputError(f"expected files of one grid, {line}; {ADVICE}")
+            description = "grid mapping" if "grid_mapping_name" in reference.attrs else repr(name)
+            message = f"received another {description} in {part.name} than in {first.name}"
+            raise InputError(f"expected files of one grid, {message}; {ADVICE}")
         units = str(reference.attrs.get("units", ""))
         reference_text, text = (f"{field_.values.item()!s} {units}".strip() for field_ in (reference, variable))
-        where = f"{reference_text} in {first.name} and {text} in {part.name}"
+        values_by_file = f"{reference_text} in {first.name} and {text} in {part.name}"
         if not _near_ground(reference, variable):
-            raise InputError(f"{name}: expected one value in all files, received {where}; choose the files of one")
-        line = f"{name} is {where}; the result is labelled {reference_text}"
+            raise InputError(
+                f"{name}: expected one value in all files, received {values_by_file}; choose the files of one"
+            )
+        message = f"{name} is {values_by_file}; the result is labelled {reference_text}"
     elif reference.shape != variable.shape:
         shapes = f"{reference.shape} in {first.name} and {variable.shape} in {part.name}"
         raise InputError(f"{name}: expected one shape in all files, received {shapes}; {ADVICE}")
     else:
-        line = f"{name} differs between {first.name} and {part.name}; that of {first.name} is read"
-    if not said:
-        _warn(line)
+        message = f"{name} differs between {first.name} and {part.name}; that of {first.name} is read"
+    if not has_warned:
+        _warn(message)
 
 
 def _near_ground(*heights: xr.DataArray) -> bool:
@@ -418,12 +422,12 @@ def _combine(series: list[Part]) -> xr.Dataset:
         ) from None
 
 
-def _warn(line: str, kind: type[Warning] = JoinWarning) -> None:
-    warnings.warn(line, kind, stacklevel=2)
+def _warn(message: str, kind: type[Warning] = JoinWarning) -> None:
+    warnings.warn(message, kind, stacklevel=2)
 
 
 def sort_dates(
-    ds: xr.Dataset, dim: str, owners: Names, packed: Mapping[str, float] | None = None
+    ds: xr.Dataset, dim: str, owners: Names, packing_steps: Mapping[str, float] | None = None
 ) -> tuple[xr.Dataset, Names]:  # fmt: skip
     """Return a record with unique, monotonic dates, and the file of each step."""
     index = ds.indexes[dim]
@@ -441,16 +445,17 @@ def sort_dates(
     repeats = np.flatnonzero(index.duplicated(keep="first"))
     unique_steps = np.flatnonzero(~index.duplicated(keep="first"))
     originals = unique_steps[np.searchsorted(unique_steps, repeats, side="right") - 1]
-    _require_equal(ds, dim, (originals, repeats), owners, packed or {})
-    date = _word(index[repeats[0]])
-    where = _where(owners[originals[0]], owners[repeats[0]])
+    _require_equal(ds, dim, (originals, repeats), owners, packing_steps or {})
+    date = _date_text(index[repeats[0]])
+    description = _describe_files(owners[originals[0]], owners[repeats[0]])
     more = f" ({repeats.size} dates in all)" if repeats.size > 1 else ""
-    _warn(f"{date} is {where} with equal values; it is read once{more}", DateWarning)
+    _warn(f"{date} is {description} with equal values; it is read once{more}", DateWarning)
     return ds.isel({dim: unique_steps}), owners[unique_steps]
 
 
 def _require_equal(
-    ds: xr.Dataset, dim: str, pairs: tuple[NDArray[Any], NDArray[Any]], owners: Names, packed: Mapping[str, float]
+    ds: xr.Dataset, dim: str, pairs: tuple[NDArray[Any], NDArray[Any]], owners: Names,
+    packing_steps: Mapping[str, float],
 ) -> None:  # fmt: skip
     """Raise an InputError if two steps of the same date hold different values."""
     for name in [str(n) for n, v in ds.data_vars.items() if dim in v.dims]:
@@ -458,15 +463,16 @@ def _require_equal(
         for begin in range(0, pairs[0].size, TOGETHER):
             first_steps, second_steps = (pair[begin : begin + TOGETHER] for pair in pairs)
             a, b = (values_of(field.isel({dim: places})) for places in (first_steps, second_steps))
-            is_equal = _equal_values(a, b, packed.get(name, 0.0))
+            is_equal = _equal_values(a, b, packing_steps.get(name, 0.0))
             if is_equal.all():
                 continue
             axes = tuple(axis for axis in range(is_equal.ndim) if field.dims[axis] != dim)
             step = int(np.flatnonzero(~is_equal.all(axis=axes))[0])
-            where = _where(owners[first_steps[step]], owners[second_steps[step]])
+            description = _describe_files(owners[first_steps[step]], owners[second_steps[step]])
             raise InputError(
-                f"expected one map for each date, received {_word(ds.indexes[dim][first_steps[step]])} {where} with "
-                f"different values of {name!r}; choose one file for it, or cut the other with ncks -d {dim} or ds.sel"
+                f"expected one map for each date, received {_date_text(ds.indexes[dim][first_steps[step]])} "
+                f"{description} with different values of {name!r}; choose one file for it, or cut the other with ncks "
+                f"-d {dim} or ds.sel"
             )
 
 
@@ -488,7 +494,7 @@ def report_gaps(ds: xr.Dataset, dim: str, owners: Names) -> None:
     if not gaps.size or median_days <= 0 or (np.abs(regular_days - median_days) > MONTHS_APART * median_days).any():
         return
     first = int(gaps[0])
-    before, after = (f"{_word(ds.indexes[dim][step])} ({owners[step]})" for step in (first, first + 1))
+    before, after = (f"{_date_text(ds.indexes[dim][step])} ({owners[step]})" for step in (first, first + 1))
     more = f", and {gaps.size - 1} more gaps" if gaps.size > 1 else ""
     missing = round(float(days[first]) / median_days) - 1
     _warn(
@@ -497,11 +503,11 @@ def report_gaps(ds: xr.Dataset, dim: str, owners: Names) -> None:
     )  # fmt: skip
 
 
-def _where(one: str, other: str) -> str:
+def _describe_files(one: str, other: str) -> str:
     return f"twice in {one}" if one == other else f"in both {one} and {other}"
 
 
-def _word(date: Any) -> str:
+def _date_text(date: Any) -> str:
     """Return a date as text, without the time if it is midnight."""
     try:
         return stamp(getattr(date, "to_datetime64", lambda: date)()).removesuffix("T00:00:00Z")

@@ -79,27 +79,27 @@ def is_dead(host: str, pid: int, path: Path) -> bool:
     import psutil
 
     try:
-        changed = path.stat().st_mtime
+        modified_time = path.stat().st_mtime
         if host != this_host():
-            return time.time() - changed > SILENT_SECONDS
+            return time.time() - modified_time > SILENT_SECONDS
         process = psutil.Process(pid)
         # A reused process number belongs to a younger process.
-        return process.status() == psutil.STATUS_ZOMBIE or process.create_time() > changed + 1
+        return process.status() == psutil.STATUS_ZOMBIE or process.create_time() > modified_time + 1
     except psutil.NoSuchProcess:
         return True
     except FileNotFoundError:
         return False
 
 
-def left_of(path: Path) -> str | None:
+def orphan_target(path: Path) -> str | None:
     """Return the name of the output of a temporary file left by a dead process, else None."""
     match = SCRATCH.fullmatch(path.name)
     return match["name"] if match and is_dead(match["host"], int(match["pid"]), path) else None
 
 
-def bring_back(target: Path) -> None:
+def restore_store(target: Path) -> None:
     """Restore the name of a store after a process was killed between two renames."""
-    old = [path for path in target.parent.glob(".*.old") if left_of(path) == target.name]
+    old = [path for path in target.parent.glob(".*.old") if orphan_target(path) == target.name]
     if old and not target.exists():
         os.replace(max(old, key=lambda path: path.stat().st_mtime), target)
     for path in old:
@@ -112,24 +112,24 @@ def lock_path(target: Path) -> Path:
 
 
 @contextmanager
-def only_run(target: Path) -> Iterator[None]:
+def lock_output(target: Path) -> Iterator[None]:
     """Keep other runs from an output within this block; locks of dead runs are taken over."""
     path, token = lock_path(target), uuid.uuid4().hex
-    _take(path, target, token)
+    _acquire_lock(path, target, token)
     with half_made(path), keep_alive(path):
         try:
             yield
         finally:
-            if _facts(path).get("token") == token:
+            if _read_lock(path).get("token") == token:
                 path.unlink(missing_ok=True)
 
 
 def require_no_run(target: Path) -> None:
     """Raise an OutputError if a run holds the lock of an output."""
     path = lock_path(target)
-    facts = _facts(path)
+    facts = _read_lock(path)
     is_local = facts.get("host") == this_host() and isinstance(facts.get("pid"), int)
-    if path.exists() and (not is_dead(this_host(), facts["pid"], path) if is_local else _beats(path)):
+    if path.exists() and (not is_dead(this_host(), facts["pid"], path) if is_local else _has_heartbeat(path)):
         pid, machine, since = (facts.get(key, "?") for key in ("pid", "machine", "since"))
         raise OutputError(
             f"expected no other run of {target}, received that of process {pid} on {machine} since {since}; wait for "
@@ -137,7 +137,7 @@ def require_no_run(target: Path) -> None:
         )
 
 
-def _take(path: Path, target: Path, token: str) -> None:
+def _acquire_lock(path: Path, target: Path, token: str) -> None:
     machine, since = os.uname().nodename, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     facts = {"host": this_host(), "machine": machine, "pid": os.getpid(), "token": token, "since": since}
     for _ in range(ATTEMPTS):
@@ -152,33 +152,33 @@ def _take(path: Path, target: Path, token: str) -> None:
             return
         except FileExistsError:
             require_no_run(target)
-            _put_away(path, token)
+            _remove_dead_lock(path, token)
         except OSError as error:
             reason = error.strerror or error
             raise OutputError(f"expected to write {path}, received: {reason}; free space or choose another") from error
     raise OutputError(f"expected to lock {target}, received a lock that others take at once; try again")
 
 
-def _put_away(path: Path, token: str) -> None:
+def _remove_dead_lock(path: Path, token: str) -> None:
     """Remove the lock of a dead run; if two processes try, one succeeds."""
-    facts, moved_path = _facts(path), path.with_name(f"{path.name}.{token[:8]}")
+    facts, moved_path = _read_lock(path), path.with_name(f"{path.name}.{token[:8]}")
     with suppress(FileNotFoundError):
         path.rename(moved_path)
-        if _facts(moved_path) != facts:
+        if _read_lock(moved_path) != facts:
             # Another run has taken it over.
             with suppress(FileExistsError):
                 os.link(moved_path, path)
         moved_path.unlink()
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _read_lock(path: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError, RecursionError):
         facts = json.loads(path.read_text(encoding="utf-8"))
         return facts if isinstance(facts, dict) else {}
     return {}
 
 
-def _beats(path: Path) -> bool:
+def _has_heartbeat(path: Path) -> bool:
     """Wait for a heartbeat of a run on another machine, whatever its clock."""
     with suppress(FileNotFoundError):
         time_ns = path.stat().st_mtime_ns

@@ -36,50 +36,50 @@ class Library:
     """
 
     def __init__(self) -> None:
-        self._own = threading.local()
-        self.dropped: deque[LazyFile] = deque()
+        self._local = threading.local()
+        self.dropped_files: deque[LazyFile] = deque()
 
     def acquire(self, blocking: bool = True) -> bool:
         """Acquire the lock, again if this thread holds it; return whether it was acquired."""
-        depth = getattr(self._own, "depth", 0)
+        depth = getattr(self._local, "depth", 0)
         if depth == 0 and blocking:
             NETCDF4_PYTHON_LOCK.acquire()
         elif depth == 0:
             # Early versions of xarray keep a part of the locks if another is held.
-            held: list[Any] = []
+            acquired_locks: list[Any] = []
             for lock in NETCDF4_PYTHON_LOCK.locks:  # type: ignore[attr-defined]
                 if not lock.acquire(False):
-                    for held_lock in reversed(held):
-                        held_lock.release()
+                    for acquired_lock in reversed(acquired_locks):
+                        acquired_lock.release()
                     return False
-                held.append(lock)
-        self._own.depth = depth + 1
+                acquired_locks.append(lock)
+        self._local.depth = depth + 1
         return True
 
     def release(self) -> None:
         """Release the lock once; the last release closes the files that were put aside."""
         try:
-            if self._own.depth == 1 and self.dropped:
+            if self._local.depth == 1 and self.dropped_files:
                 with shielded():
-                    while self.dropped:
+                    while self.dropped_files:
                         # Files opened for reading: no data are lost if one cannot be closed.
                         with suppress(OSError, RuntimeError):
-                            self.dropped.popleft().end()
+                            self.dropped_files.popleft().end()
         finally:
-            self._own.depth -= 1
-            if self._own.depth == 0:
+            self._local.depth -= 1
+            if self._local.depth == 0:
                 NETCDF4_PYTHON_LOCK.release()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """Hold the lock within this block, and restore its state afterwards."""
-        before = getattr(self._own, "depth", 0)
+        before = getattr(self._local, "depth", 0)
         try:
             self.acquire()
             yield
         finally:
             # Release locks that a Ctrl-C of a notebook left held, raised at the first line of a release.
-            while self._own.depth > before:
+            while self._local.depth > before:
                 self.release()
 
     def __enter__(self) -> None:
@@ -99,13 +99,13 @@ LIBRARY = Library()
 class LazyFile(CachingFileManager[Any]):
     """A lazily read file, closed under the lock of the libraries once nothing refers to it."""
 
-    def __init__(self, *how: Any, **more: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._opened_in = threading.get_ident()
-        super().__init__(*how, **more)
+        super().__init__(*args, **kwargs)
 
     def __del__(self) -> None:
         # The garbage collector may call this in a thread that holds any lock: it must not wait.
-        LIBRARY.dropped.append(self)
+        LIBRARY.dropped_files.append(self)
         if threading.get_ident() == self._opened_in and LIBRARY.acquire(blocking=False):
             LIBRARY.release()
 
@@ -115,10 +115,10 @@ class LazyFile(CachingFileManager[Any]):
 
 
 @atexit.register
-def _leave_open() -> None:
+def _keep_files_open() -> None:
     """Leave files open at the end of the program, like xarray, since modules are being unloaded."""
     del LazyFile.__del__
-    LIBRARY.dropped.clear()
+    LIBRARY.dropped_files.clear()
 
 
 class LazyReader(BackendEntrypoint):
@@ -150,7 +150,7 @@ class LazyReader(BackendEntrypoint):
 @contextmanager
 def library() -> Iterator[None]:
     """Hold the lock of the libraries; signals are deferred until its release."""
-    with shielded(), LIBRARY.held():
+    with shielded(), LIBRARY.hold():
         yield
 
 
@@ -184,10 +184,10 @@ def writing_errors() -> Iterator[None]:
 
 
 @contextmanager
-def plain_file(path: str | Path, mode: Any = "r", **how: Any) -> Iterator[netCDF4.Dataset]:
+def plain_file(path: str | Path, mode: Any = "r", **options: Any) -> Iterator[netCDF4.Dataset]:
     """Yield a file of the NetCDF library, under the lock while it is open."""
     errors = nullcontext() if mode == "r" else writing_errors()
-    with errors, library(), netCDF4.Dataset(path, mode, **how) as file:
+    with errors, library(), netCDF4.Dataset(path, mode, **options) as file:
         yield file
 
 
@@ -217,10 +217,10 @@ def new_file(path: str | Path, kind: str = "NETCDF4") -> Iterator[NetCDF4DataSto
             store.close()
 
 
-def dump(ds: xr.Dataset, store: NetCDF4DataStore, encodings: Mapping[str, Mapping[str, Any]], **how: Any) -> None:
+def dump(ds: xr.Dataset, store: NetCDF4DataStore, encodings: Mapping[str, Mapping[str, Any]], **options: Any) -> None:
     """Write a Dataset in memory to an open file; lazy variables are left to the writer among the options."""
     with library(), writing_errors():
-        ds.dump_to_store(store, encoding={name: dict(encoding) for name, encoding in encodings.items()}, **how)
+        ds.dump_to_store(store, encoding={name: dict(encoding) for name, encoding in encodings.items()}, **options)
 
 
 def to_file(ds: xr.Dataset, path: str | Path, encodings: Mapping[str, Mapping[str, Any]] | None = None) -> None:

@@ -25,7 +25,7 @@ from downscale.io.encoding import Packing
 from downscale.io.leases import disk_errors, temporary_beside
 from downscale.io.library import hdf5_file, library, plain_file, reading, writing_errors
 from downscale.io.paths import flush
-from downscale.io.write import sign
+from downscale.io.write import write_report
 
 if TYPE_CHECKING:
     import h5py
@@ -38,7 +38,7 @@ FEW_VALUES = 100_000
 BUFFER = 1 << 22
 # Attributes that must be equal in all pieces.
 DECODING = ("scale_factor", "add_offset", "units", "calendar")
-# The first step of each file in the whole.
+# The first step of each file in the merged file.
 Pieces = Sequence[tuple[int, Path]]
 
 
@@ -56,17 +56,19 @@ def merge_files(
         pieces = list(zip(starts, parts, strict=True))
         # The checksums are computed while the pieces are copied.
         with ThreadPoolExecutor(max_workers=1) as pool:
-            actual = pool.map(checksum, parts) if checksums else ()
+            checksums_read = pool.map(checksum, parts) if checksums else ()
             axes = _write_small(pieces, scratch, dim, size)
             _copy_fields(pieces, scratch, size, axes)
-            for part, expected, received in zip(parts if checksums else (), checksums, actual, strict=True):
-                if received != expected:
-                    raise _damage(part.name, "other bytes")
+            for part, stored_checksum, actual_checksum in zip(
+                parts if checksums else (), checksums, checksums_read, strict=True
+            ):
+                if actual_checksum != stored_checksum:
+                    raise _damage_error(part.name, "other bytes")
         flush(scratch)
         _require_copies(pieces, scratch, dim, axes)
-        _describe(scratch)
+        _write_coverage(scratch)
         if report is not None:
-            sign(scratch, report, packings or {})
+            write_report(scratch, report, packings or {})
 
 
 def checksum(path: Path) -> str:
@@ -75,16 +77,16 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256", _bufsize=BUFFER).hexdigest()  # type: ignore[call-arg]
 
 
-def _damage(name: str, received: str) -> OutputError:
+def _damage_error(name: str, received: str) -> OutputError:
     return OutputError(
         f"{name}: expected what was written and checked, received {received}; check the disk, run again with --resume"
     )
 
 
 @contextmanager
-def _raw(path: Path, mode: Any = "r", **how: Any) -> Iterator[netCDF4.Dataset]:
+def _open_raw(path: Path, mode: Any = "r", **options: Any) -> Iterator[netCDF4.Dataset]:
     """Open a file without decoding its values."""
-    with plain_file(path, mode, **how) as file:
+    with plain_file(path, mode, **options) as file:
         file.set_auto_maskandscale(False)
         file.set_auto_chartostring(False)
         yield file
@@ -94,7 +96,7 @@ def _lengths(parts: Sequence[Path], dim: str) -> Iterator[int]:
     """Yield the size of each file along ``dim``; all must have the same variables, other dimensions and packing."""
     first: Any = None
     for part in parts:
-        with _raw(part) as file:
+        with _open_raw(part) as file:
             if dim not in file.dimensions:
                 raise InputError(f"expected files with the dimension {dim!r}, received none in {part}")
             properties = {}
@@ -110,34 +112,34 @@ def _lengths(parts: Sequence[Path], dim: str) -> Iterator[int]:
 
 def _write_small(pieces: Pieces, scratch: Path, dim: str, size: int) -> dict[str, int]:
     """Write the file with all its attributes and small variables; return the axis of each field still to copy."""
-    with _raw(pieces[0][1]) as first, _raw(scratch, "w", format=first.data_model) as merged:
-        merged.setncatts({name: first.getncattr(name) for name in first.ncattrs()})
+    with _open_raw(pieces[0][1]) as first, _open_raw(scratch, "w", format=first.data_model) as target_file:
+        target_file.setncatts({name: first.getncattr(name) for name in first.ncattrs()})
         for name, dimension in first.dimensions.items():
             length = size if name == dim else len(dimension)
-            merged.createDimension(name, None if dimension.isunlimited() else length)
+            target_file.createDimension(name, None if dimension.isunlimited() else length)
         axes = {}
         for name, v in first.variables.items():
-            _declare(merged, name, v)
+            _declare(target_file, name, v)
             if dim in v.dimensions and v.ndim > 1 and isinstance(v.dtype, np.dtype):
                 axis = v.dimensions.index(dim)
                 if math.prod(v.shape) // max(v.shape[axis], 1) * size > FEW_VALUES:
                     axes[name] = axis
         for start, part in pieces:
-            with _raw(part) as file:
+            with _open_raw(part) as file:
                 for name, variable, place in _small_variables(file, dim, start, axes):
-                    merged[name][place] = variable[...]
+                    target_file[name][place] = variable[...]
     return axes
 
 
 def _small_variables(file: netCDF4.Dataset, dim: str, start: int, axes: Mapping[str, int]) -> Iterator[Any]:
-    """Yield name, variable and slices in the whole of each small variable; without ``dim`` only those of the first."""
+    """Yield name, variable and target slices of each small variable; without ``dim`` only those of the first file."""
     for name, v in file.variables.items():
         if name not in axes and (dim in v.dimensions or not start):
             offsets = [start if key == dim else 0 for key in v.dimensions]
             yield name, v, tuple(slice(a, a + n) for a, n in zip(offsets, v.shape, strict=True)) or ...
 
 
-def _declare(merged: netCDF4.Dataset, name: str, variable: netCDF4.Variable) -> None:
+def _declare(target_file: netCDF4.Dataset, name: str, variable: netCDF4.Variable) -> None:
     """Create a variable like another: type, filters, chunks, attributes."""
     attrs = {key: variable.getncattr(key) for key in variable.ncattrs()}
     options: dict[str, Any] = {"fill_value": attrs.pop("_FillValue", None)}
@@ -147,57 +149,59 @@ def _declare(merged: netCDF4.Dataset, name: str, variable: netCDF4.Variable) -> 
         options.update(complevel=int(filters.get("complevel") or 0), fletcher32=bool(filters.get("fletcher32")))
         chunks = variable.chunking()
         options.update(contiguous=True) if chunks == "contiguous" else options.update(chunksizes=chunks)
-    merged.createVariable(name, variable.dtype, variable.dimensions, **options).setncatts(attrs)
+    target_file.createVariable(name, variable.dtype, variable.dimensions, **options).setncatts(attrs)
 
 
 def _copy_fields(pieces: Pieces, scratch: Path, size: int, axes: Mapping[str, int]) -> None:
-    """Copy the large fields of all pieces: by chunks if these are chunks of the whole, else by values."""
+    """Copy the large fields of all pieces: by chunks if these are chunks of the merged file, else by values."""
     if not axes:
         return
-    with library(), hdf5_file(scratch, "r+") as merged, writing_errors():
+    with library(), hdf5_file(scratch, "r+") as target_file, writing_errors():
         for name, axis in axes.items():
-            if merged[name].shape[axis] != size:
-                merged[name].resize(size, axis)
+            if target_file[name].shape[axis] != size:
+                target_file[name].resize(size, axis)
         for start, part in pieces:
             with hdf5_file(part) as file:
                 for name, axis in axes.items():
-                    piece, whole = file[name], merged[name]
-                    if _same_chunks(piece, whole, axis, start):
+                    piece, merged_field = file[name], target_file[name]
+                    if _same_chunks(piece, merged_field, axis, start):
                         for offset, target_offset in _offsets(piece, axis, start):
                             mask, data = piece.id.read_direct_chunk(offset)
-                            whole.id.write_direct_chunk(target_offset, data, mask)
+                            merged_field.id.write_direct_chunk(target_offset, data, mask)
                     else:
-                        for place, target_place in _slices(piece, axis, start):
-                            whole[target_place] = piece[place]
+                        for piece_slices, merged_slices in _slices(piece, axis, start):
+                            merged_field[merged_slices] = piece[piece_slices]
 
 
 def _require_copies(pieces: Pieces, scratch: Path, dim: str, axes: Mapping[str, int]) -> None:
     """Raise an OutputError unless the merged file holds the stored chunks of all pieces, and their other values."""
-    with _raw(scratch) as merged:
+    with _open_raw(scratch) as target_file:
         for start, part in pieces:
-            with _raw(part) as file:
+            with _open_raw(part) as file:
                 for name, variable, place in _small_variables(file, dim, start, axes):
-                    values, copied = np.asarray(variable[...]), np.asarray(merged[name][place])
+                    values, copied = np.asarray(variable[...]), np.asarray(target_file[name][place])
                     # Texts are objects, and NaN are compared by their bytes.
                     is_text = values.dtype == object
                     if not (np.array_equal(values, copied) if is_text else values.tobytes() == copied.tobytes()):
-                        raise _damage(name, f"other values than those of {part.name}")
-    with library(), hdf5_file(scratch) as merged:
+                        raise _damage_error(name, f"other values than those of {part.name}")
+    with library(), hdf5_file(scratch) as target_file:
         for start, part in pieces:
             with hdf5_file(part) as file:
                 for name, axis in axes.items():
-                    piece, whole = file[name], merged[name]
-                    if _same_chunks(piece, whole, axis, start):
-                        pairs = ((piece.id.read_direct_chunk(a), whole.id.read_direct_chunk(b))
+                    piece, merged_field = file[name], target_file[name]
+                    if _same_chunks(piece, merged_field, axis, start):
+                        pairs = ((piece.id.read_direct_chunk(a), merged_field.id.read_direct_chunk(b))
                                  for a, b in _offsets(piece, axis, start))  # fmt: skip
                     else:
-                        pairs = ((piece[a].tobytes(), whole[b].tobytes()) for a, b in _slices(piece, axis, start))
+                        pairs = (
+                            (piece[a].tobytes(), merged_field[b].tobytes()) for a, b in _slices(piece, axis, start)
+                        )
                     if any(one != other for one, other in pairs):
-                        raise _damage(name, f"other values than those of {part.name}")
+                        raise _damage_error(name, f"other values than those of {part.name}")
 
 
 def _offsets(piece: h5py.Dataset, axis: int, start: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Yield the first index of each chunk of a piece, and its first index in the whole."""
+    """Yield the first index of each chunk of a piece, and its first index in the merged field."""
     offsets: list[tuple[int, ...]] = []
     piece.id.chunk_iter(lambda chunk: offsets.append(tuple(chunk.chunk_offset)))
     for offset in offsets:
@@ -205,7 +209,7 @@ def _offsets(piece: h5py.Dataset, axis: int, start: int) -> Iterator[tuple[tuple
 
 
 def _slices(piece: h5py.Dataset, axis: int, start: int) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-    """Yield slices of a piece that hold a few values each, and their slices in the whole."""
+    """Yield slices of a piece that hold a few values each, and their slices in the merged field."""
     values_per_step = math.prod(piece.shape) // max(piece.shape[axis], 1)
     step = max(PIECE_VALUES // max(values_per_step, 1), 1)
     leading = (slice(None),) * axis
@@ -214,20 +218,20 @@ def _slices(piece: h5py.Dataset, axis: int, start: int) -> Iterator[tuple[tuple[
         yield (*leading, slice(first, last)), (*leading, slice(start + first, start + last))
 
 
-def _same_chunks(piece: h5py.Dataset, whole: h5py.Dataset, axis: int, start: int) -> bool:
-    """Return whether the chunks of a piece equal those of the whole."""
-    if piece.chunks is None or piece.chunks != whole.chunks or piece.dtype != whole.dtype:
+def _same_chunks(piece: h5py.Dataset, merged_field: h5py.Dataset, axis: int, start: int) -> bool:
+    """Return whether the chunks of a piece equal those of the merged field."""
+    if piece.chunks is None or piece.chunks != merged_field.chunks or piece.dtype != merged_field.dtype:
         return False
-    chunk, end = whole.chunks[axis], start + piece.shape[axis]
-    is_aligned = start % chunk == 0 and (end % chunk == 0 or end == whole.shape[axis])
-    properties = [dataset.id.get_create_plist() for dataset in (piece, whole)]
+    chunk, end = merged_field.chunks[axis], start + piece.shape[axis]
+    is_aligned = start % chunk == 0 and (end % chunk == 0 or end == merged_field.shape[axis])
+    properties = [dataset.id.get_create_plist() for dataset in (piece, merged_field)]
     filters = [[plist.get_filter(i)[::2] for i in range(plist.get_nfilters())] for plist in properties]
     count = math.prod(-(-n // size) for n, size in zip(piece.shape, piece.chunks, strict=True))
     return is_aligned and filters[0] == filters[1] and piece.id.get_num_chunks() == count
 
 
-def _describe(scratch: Path) -> None:
-    """Set the time coverage of the whole."""
+def _write_coverage(scratch: Path) -> None:
+    """Set the time coverage of the merged file."""
     with reading(scratch, chunks=None, decode_coords="all") as ds:
         attrs = coverage(ds)
     with plain_file(scratch, "a") as file:

@@ -52,11 +52,11 @@ class Rule:
     high: float = np.inf
     fill: float | None = None
     slack: float = 0.0
-    others: tuple[float, ...] = ()
-    warned: set[str] = field(default_factory=set)
+    other_fills: tuple[float, ...] = ()
+    reported: set[str] = field(default_factory=set)
 
     def __dask_tokenize__(self) -> Any:
-        return (self.name, self.file, self.low, self.high, self.fill, self.slack, self.others)
+        return (self.name, self.file, self.low, self.high, self.fill, self.slack, self.other_fills)
 
     def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return values with NaN where they are missing."""
@@ -68,7 +68,7 @@ class Rule:
                 f"{self.name}: expected numbers, received lists of numbers in {self.file}; choose other variables"
             )
         least, most = np.fmin.reduce(values, axis=None), np.fmax.reduce(values, axis=None)
-        is_default_fill, is_invalid = self._never_written(values, least, most), None
+        is_default_fill, is_invalid = self._find_default_fills(values, least, most), None
         if least < self.low or most > self.high:
             is_invalid = (values < self.low) | (values > self.high)
             is_invalid = is_invalid if is_default_fill is None else is_invalid & ~is_default_fill
@@ -79,11 +79,11 @@ class Rule:
             if is_missing is not None and is_missing.any():
                 self._report(int(is_missing.sum()), words, values)
                 values = np.where(is_missing, values.dtype.type(np.nan), values)
-        for fill in self.others:
+        for fill in self.other_fills:
             values = np.where(values == values.dtype.type(fill), values.dtype.type(np.nan), values)
         return values
 
-    def _never_written(self, values: NDArray[Any], least: Any, most: Any) -> NDArray[np.bool_] | None:
+    def _find_default_fills(self, values: NDArray[Any], least: Any, most: Any) -> NDArray[np.bool_] | None:
         """Return where values equal the fill value, which is at an end of the range of the type; None if nowhere."""
         if self.fill is None:
             return None
@@ -98,8 +98,8 @@ class Rule:
                 f"{self.name}: expected whole numbers that all are values, received {count} that {words} in "
                 f"{self.file}; mark them with a _FillValue, for example with ncatted"
             )
-        if words not in self.warned:
-            self.warned.add(words)
+        if words not in self.reported:
+            self.reported.add(words)
             warnings.warn(
                 f"{self.name}: {count} of {values.size} values that are read at once {words} in {self.file}; they "
                 "count as missing",
@@ -107,7 +107,7 @@ class Rule:
             )  # fmt: skip
 
 
-class _Masked(BackendArray):
+class _MaskedArray(BackendArray):
     """An array that applies a rule to each piece on reading."""
 
     def __init__(self, variable: xr.Variable, rule: Rule) -> None:
@@ -127,7 +127,7 @@ def mask_missing(ds: xr.Dataset, file: str) -> xr.Dataset:
     for name, v in ((name, array.variable) for name, array in ds.data_vars.items()):
         rule = missing_rule(str(name), v, file)
         if rule is not None:
-            data: Any = LazilyIndexedArray(_Masked(v, rule))
+            data: Any = LazilyIndexedArray(_MaskedArray(v, rule))
             if v.chunks is not None:
                 data = da.map_blocks(rule, v.data, dtype=v.dtype, meta=np.empty((0,) * v.ndim, v.dtype))
             variables[name] = xr.Variable(v.dims, data, v.attrs, v.encoding, fastpath=True)
@@ -153,30 +153,30 @@ def missing_rule(name: str, variable: xr.Variable, file: str) -> Rule | None:
     is_position = variable.attrs.get("standard_name") in POSITIONS or re.fullmatch(DIRECTION, units)
     if variable.dtype.kind not in "fiu" or not variable.ndim or is_position:
         return None
-    stored = np.dtype(variable.encoding.get("dtype", variable.dtype))
+    stored_type = np.dtype(variable.encoding.get("dtype", variable.dtype))
     scale, offset = 1.0, 0.0
     with suppress(TypeError, ValueError, IndexError):
         scale = float(np.ravel(variable.encoding.get("scale_factor", 1.0))[0])
         offset = float(np.ravel(variable.encoding.get("add_offset", 0.0))[0])
     is_packed = scale != 1.0 or offset != 0.0
-    slack = 0.5 * abs(scale) if is_packed and stored.kind in "iu" else 0.0
+    slack = 0.5 * abs(scale) if is_packed and stored_type.kind in "iu" else 0.0
     rule = Rule(name, file, slack=slack)
-    rule.low, rule.high = _range(variable, stored, scale, offset, is_packed)
+    rule.low, rule.high = _range(variable, stored_type, scale, offset, is_packed)
     has_fill = any(key in variable.encoding or key in variable.attrs for key in FILLS)
     is_unsigned = str(variable.encoding.get("_Unsigned", "")).lower() == "true"
-    kind = f"{stored.kind}{stored.itemsize}"
+    kind = f"{stored_type.kind}{stored_type.itemsize}"
     if not has_fill and kind in DEFAULT_FILLS and not is_unsigned and "flag_values" not in variable.attrs:
         fill = float(np.float32(DEFAULT_FILLS[kind])) if kind == "f4" else DEFAULT_FILLS[kind]
         rule.fill = fill * scale + offset if is_packed else fill
     if variable.dtype.kind == "f":
-        rule.others = tuple(_other_fills(variable))
-    if rule.fill is None and not rule.others and not (np.isfinite(rule.low) or np.isfinite(rule.high)):
+        rule.other_fills = tuple(_other_fills(variable))
+    if rule.fill is None and not rule.other_fills and not (np.isfinite(rule.low) or np.isfinite(rule.high)):
         return None
     return rule
 
 
 def _range(
-    variable: xr.Variable, stored: np.dtype[Any], scale: float, offset: float, packed: bool
+    variable: xr.Variable, stored_type: np.dtype[Any], scale: float, offset: float, is_packed: bool
 ) -> tuple[float, float]:
     """Return the lowest and the highest valid value in decoded numbers; infinite if not given."""
     low, high = -np.inf, np.inf
@@ -189,15 +189,15 @@ def _range(
         if numbers.dtype.kind not in "fiu" or not has_all_limits or not np.isfinite(numbers).all():
             continue
         # Limits of the decoded type are in decoded numbers, all others in stored ones (NetCDF Users' Guide).
-        is_decoded = packed and stored.kind in "iu" and numbers.dtype.kind == "f"
-        if packed and not is_decoded:
+        is_decoded = is_packed and stored_type.kind in "iu" and numbers.dtype.kind == "f"
+        if is_packed and not is_decoded:
             if str(variable.encoding.get("_Unsigned", "")).lower() == "true" and numbers.dtype.kind == "i":
                 numbers = numbers.astype(f"u{numbers.dtype.itemsize}")
             numbers = np.sort(numbers.astype("f8") * scale + offset) + 0.5 * abs(scale) * np.array([-1, 1])
         elif variable.dtype.kind == "f":
             numbers = numbers.astype(variable.dtype)
         # A negative scale exchanges the ends.
-        is_reversed = packed and not is_decoded and scale < 0
+        is_reversed = is_packed and not is_decoded and scale < 0
         if key != ("valid_min" if is_reversed else "valid_max"):
             low = max(low, float(numbers[0]))
         if key != ("valid_max" if is_reversed else "valid_min"):

@@ -76,13 +76,13 @@ def regular_file(path: FileName, option: str = "") -> Path:
     return Path(text)
 
 
-def names_in(path: Any) -> list[str]:
+def expand_paths(path: Any) -> list[str]:
     """Return the local paths and addresses of a path, a pattern or a list of these, sorted within a pattern.
 
     An existing file takes precedence over a pattern: ``tas[1].nc`` is that file if it exists.
     """
     if isinstance(path, Iterable) and not isinstance(path, str | bytes | os.PathLike):
-        names = [name for entry in path for name in names_in(entry)]
+        names = [name for entry in path for name in expand_paths(entry)]
         if not names:
             raise InputError("expected at least one file, received an empty list; check how it was made")
         return list(dict.fromkeys(names))
@@ -100,15 +100,15 @@ def names_in(path: Any) -> list[str]:
     raise InputError(f"expected an existing file, received {text}; check the path")
 
 
-def called(path: Any) -> str:
+def input_name(path: Any) -> str:
     """Return the name of an input for messages: as typed; for a list the first name and the number of others."""
     if isinstance(path, str | os.PathLike):
         return address_of(path) or str(path)
     paths = list(path)
-    return f"{called(paths[0])} and {len(paths) - 1} more" if len(paths) > 1 else called(paths[0])
+    return f"{input_name(paths[0])} and {len(paths) - 1} more" if len(paths) > 1 else input_name(paths[0])
 
 
-def make_room(files: int) -> None:
+def raise_file_limit(files: int) -> None:
     """Raise the limit of open files of this process to ``files``, as far as the system allows."""
     try:
         import resource
@@ -181,11 +181,15 @@ def require_folder(folder: Path) -> None:
 
 
 def require_free(
-    target: Path, overwrite: bool, inputs: Iterable[Any], remedy: str = OVERWRITE, given: str | Path | None = None
+    target: Path,
+    overwrite: bool,
+    inputs: Iterable[Any],
+    remedy: str = OVERWRITE,
+    original_path: str | Path | None = None,
 ) -> None:
     """Raise an OutputError if the output is an input, exists and may not be replaced, or cannot be written.
 
-    ``given`` is the original name if it is a link.
+    ``original_path`` is the original name if it is a link.
     """
     # The temporary name is longer.
     longest = os.pathconf(target.parent, "PC_NAME_MAX")
@@ -193,17 +197,17 @@ def require_free(
         raise OutputError(f"expected a name of at most {longest - 40} bytes, received {target.name[:9]}...; shorten it")
     require_no_input(target, inputs)
     if target.exists() and not overwrite:
-        raise OutputError(f"expected a new file, received {given or target} that exists; {remedy}")
+        raise OutputError(f"expected a new file, received {original_path or target} that exists; {remedy}")
     if not os.access(target.parent, os.W_OK):
         raise OutputError(f"expected a writable folder for the output, received {target.parent}; choose another")
 
 
-def named_files(content: Any) -> list[str]:
+def find_named_files(content: Any) -> list[str]:
     """Return the files and stores named by any text within nested mappings and lists, also by patterns."""
     if isinstance(content, Mapping):
-        return named_files(list(content.values()))
+        return find_named_files(list(content.values()))
     if isinstance(content, list | tuple):
-        return [name for item in content for name in named_files(item)]
+        return [name for item in content for name in find_named_files(item)]
     if not isinstance(content, str) or not content or "\n" in content or "\0" in content:
         return []
     with suppress(OSError):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.cf.attributes import references, require_dates, with_texts
+from downscale.cf.attributes import references, require_dates, with_text_attributes
 from downscale.cf.evidence import join_longitudes
 from downscale.cf.horizontal import horizontal
 from downscale.cf.mapping import load_pyproj_before_eccodes
@@ -21,19 +21,19 @@ from downscale.errors import DownscaleError, InputError, listing
 from downscale.io.formats import (
     GRIB_READER,
     NETCDF,
-    complaint,
     engine_of,
     is_store,
     open_address,
     reader_of_types,
+    reading_error,
+    require_complete,
     require_reader,
     require_variables,
-    require_whole,
 )
 from downscale.io.join import Part, join_parts, series_dim, sort_dates
 from downscale.io.library import open_file
 from downscale.io.missing import mask_missing, widen_floats
-from downscale.io.paths import SOURCES, FileName, address_of, called, make_room, names_in
+from downscale.io.paths import SOURCES, FileName, address_of, expand_paths, input_name, raise_file_limit
 
 HARMLESS = (
     "The specified chunks separate", ".*referenced in .* not in variables", ".*non-conforming '_FillValue'",
@@ -78,7 +78,7 @@ def open_dataset(
     _require_chunks(chunks)
     files = find_files(path)
     load_pyproj_before_eccodes()
-    name = called(path)
+    name = input_name(path)
     sources = _sources(files, options.pop("engine", None), options.pop("storage_options", None), name)
     settings: dict[str, Any] = {"decode_coords": "all", "chunks": chunks, **options}
     try:
@@ -102,7 +102,7 @@ def open_dataset(
             raise  # warnings are errors here
         # Any other error comes from the file, and each reader has its own error classes.
         times = _undecodable_times(sources, settings) if isinstance(error, ValueError) else None
-        raise InputError(times or complaint(sources[0].engine, name, error, len(sources) > 1)) from None
+        raise InputError(times or reading_error(sources[0].engine, name, error, len(sources) > 1)) from None
     if not ds.variables:
         require_variables(ds, sources[0].name)
     return join_longitudes(_with_sources(ds, sources))
@@ -143,7 +143,7 @@ def _undecodable_times(sources: list[Source], settings: dict[str, Any]) -> str |
     return None
 
 
-def _sources(names: list[str], engine: Any, storage: Any, whole: str) -> list[Source]:
+def _sources(names: list[str], engine: Any, storage: Any, label: str) -> list[Source]:
     """Return sources for files and addresses of one format."""
     sources = []
     for name in names:
@@ -160,7 +160,7 @@ def _sources(names: list[str], engine: Any, storage: Any, whole: str) -> list[So
     engines = {source.engine: source.name for source in sources}
     if len(engines) > 1:
         raise InputError(f"expected files of one format, received {listing(engines.values())}; choose another pattern")
-    require_reader(sources[0].engine, whole)
+    require_reader(sources[0].engine, label)
     return sources
 
 
@@ -171,21 +171,23 @@ def _require_chunks(chunks: Chunks) -> None:
     sizes = chunks.items() if isinstance(chunks, Mapping) else [("every dimension", chunks)]
     for name, size in sizes:
         if isinstance(size, int) and size != -1 and not 0 < size <= LARGEST:
-            where = repr(name) if isinstance(chunks, Mapping) else name
-            raise InputError(f"expected chunks of at least one value along {where}, received {size}; -1 is all of them")
+            dimension = repr(name) if isinstance(chunks, Mapping) else name
+            raise InputError(
+                f"expected chunks of at least one value along {dimension}, received {size}; -1 is all of them"
+            )
 
 
 def _open_sources(sources: list[Source], settings: dict[str, Any]) -> xr.Dataset:
     """Open one file, or join several."""
     for source in sources:
         if source.engine == NETCDF and address_of(source.name) is None:
-            require_whole(source.name)
+            require_complete(source.name)
     if settings["chunks"] == "auto":
         with sources[0].open({**settings, "chunks": None}) as first:
             settings = {**settings, "chunks": map_chunks(first)}
     if len(sources) == 1:
         return _open_decoded(sources[0], settings)
-    make_room(len(sources))
+    raise_file_limit(len(sources))
     # Files are joined without reading fields.
     settings = {**settings, "chunks": settings["chunks"] or {}}
     parts: list[Part] = []
@@ -203,18 +205,18 @@ def _open_decoded(source: Source, settings: dict[str, Any]) -> xr.Dataset:
     """Return the Dataset of a file, with unique dates in order."""
     ds = source.open(settings)
     if settings.get("group"):
-        ds = _with_axes_above(ds, source, settings)
+        ds = _with_parent_axes(ds, source, settings)
     if source.engine != GRIB_READER and all(settings.get(key) is not False for key in ("decode_cf", "mask_and_scale")):
         ds = mask_missing(ds, source.name)
     require_dates(ds, source.name)
-    ds = with_texts(widen_floats(ds))
+    ds = with_text_attributes(widen_floats(ds))
     dim = series_dim(ds)
     if dim is None:
         return ds
     return sort_dates(ds, dim, np.full(ds.sizes[dim], source.name, dtype=object))[0]
 
 
-def _with_axes_above(ds: xr.Dataset, source: Source, settings: dict[str, Any]) -> xr.Dataset:
+def _with_parent_axes(ds: xr.Dataset, source: Source, settings: dict[str, Any]) -> xr.Dataset:
     """Return a group with the coordinates, bounds and mappings of its dimensions in the groups above it."""
     parts = [part for part in str(settings["group"]).split("/") if part]
     for depth in reversed(range(len(parts))):
@@ -261,7 +263,7 @@ def _without_messages(attrs: dict[Any, Any]) -> dict[Any, Any]:
 
 def find_files(path: FileName | Sequence[FileName]) -> list[str]:
     """Return the files, stores and addresses of a path, a pattern or a list of these."""
-    names = names_in(path)
+    names = expand_paths(path)
     for name in names:
         if address_of(name) is None and Path(name).is_dir() and not is_store(name):
             raise InputError(f"expected a file, received the folder {name}; give a pattern such as {name}/*.nc")
@@ -287,8 +289,10 @@ def map_chunks(ds: xr.Dataset) -> dict[str, int]:
     map_size = math.prod(size for dim, size in largest.sizes.items() if dim in map_dims)
     map_count = CHUNK_BYTES // max(largest.dtype.itemsize * map_size, 1)
     # Steps per storage chunk of each dimension; none for contiguous storage.
-    stored = largest.encoding.get("preferred_chunks", {})
-    stored_steps = {str(dim): int(size) for dim, size in stored.items()} if isinstance(stored, Mapping) else {}
+    preferred_chunks = largest.encoding.get("preferred_chunks", {})
+    stored_steps = (
+        {str(dim): int(size) for dim, size in preferred_chunks.items()} if isinstance(preferred_chunks, Mapping) else {}
+    )
     for dim in reversed([str(dim) for dim in largest.dims if dim not in map_dims]):
         size, piece = largest.sizes[dim], stored_steps.get(dim, 1)
         step_count = min(max(map_count, 1), size)

@@ -17,9 +17,9 @@ import xarray as xr
 from downscale.conservation.report import ConservationReport
 from downscale.errors import OutputError
 from downscale.io.encoding import Encodings, Packing
-from downscale.io.leases import bring_back, disk_errors, scratch_beside
+from downscale.io.leases import disk_errors, restore_store, scratch_beside
 from downscale.io.paths import flush, plain_path, remove, require_free, scratch_name, sources_of
-from downscale.io.write import Checker, Output, Storage, check_attributes, prepare, require_passed
+from downscale.io.write import Checker, Output, Storage, check_attributes, prepare, require_pass
 from downscale.process.computing import computed, here, threads_that_end
 from downscale.process.interrupts import half_made, shielded
 
@@ -35,7 +35,7 @@ def check_store(path: str | Path, overwrite: bool = False, inputs: tuple[Any, ..
     if not Path(path).name or Path(path).suffix in (".nc", ".nc4"):
         raise OutputError(f"expected the name of a Zarr store such as fine.zarr, received {path}; use to_netcdf")
     target = plain_path(path)
-    bring_back(target)
+    restore_store(target)
     require_free(target, overwrite, inputs)
     if target.exists() and not any((target / mark).exists() for mark in MARKS):
         raise OutputError(f"expected a Zarr store to replace, received {target} that is none; choose another name")
@@ -53,13 +53,13 @@ def write_store(
         out = prepare(ds, storage or Storage())
         with disk_errors(target), _temporary_store(target) as scratch:
             encodings = _encodings(out)
-            aligned = _aligned(out.ds, encodings)
-            task = aligned.to_zarr(
+            dataset = _align_chunks(out.ds, encodings)
+            task = dataset.to_zarr(
                 scratch, mode="w-", encoding=encodings, zarr_format=FORMAT, consolidated=True, compute=False
             )  # fmt: skip
             with threads_that_end():
                 computed(task)
-            return None if checker is None else _certified(zarr, scratch, checker, out.packings)
+            return None if checker is None else _check_written(zarr, scratch, checker, out.packings)
 
 
 def require_zarr(path: str | Path) -> Any:
@@ -91,15 +91,15 @@ def _encodings(out: Output) -> Encodings:
     return encodings
 
 
-def _aligned(ds: xr.Dataset, encodings: Encodings) -> xr.Dataset:
+def _align_chunks(ds: xr.Dataset, encodings: Encodings) -> xr.Dataset:
     """Return ``ds`` without Dask blocks that end inside a chunk of the store, which two tasks would write at once."""
-    aligned = {}
+    aligned_variables = {}
     for name, variable in ds.variables.items():
         pairs = list(zip(variable.chunks or (), encodings[str(name)].get("chunks", variable.shape), strict=False))
         if any(length % size for block, size in pairs for length in block[:-1]):
             lengths = [max(max(block) // size, 1) * size for block, size in pairs]
-            aligned[name] = variable.chunk(dict(zip(variable.dims, lengths, strict=True)))
-    return ds.assign(aligned) if aligned else ds
+            aligned_variables[name] = variable.chunk(dict(zip(variable.dims, lengths, strict=True)))
+    return ds.assign(aligned_variables) if aligned_variables else ds
 
 
 @contextmanager
@@ -127,10 +127,10 @@ def _temporary_store(target: Path) -> Iterator[Path]:
                     remove(old)
 
 
-def _certified(zarr: Any, scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
+def _check_written(zarr: Any, scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
     """Check the store as written, and add the check report to its attributes."""
-    with here(), xr.open_zarr(scratch, chunks={}, decode_coords="all", consolidated=True) as written:
-        report = require_passed(checker(written), packings)
+    with here(), xr.open_zarr(scratch, chunks={}, decode_coords="all", consolidated=True) as store:
+        report = require_pass(checker(store), packings)
     file_attrs, attrs_by_name = check_attributes(report, packings)
     group = zarr.open_group(scratch, mode="r+", zarr_format=FORMAT, use_consolidated=False)
     group.attrs.update(file_attrs)

@@ -34,9 +34,9 @@ from downscale.io.chunks import (
     chunks_in,
     decode_chunk,
     encode_chunk,
+    is_worth_compiling,
     layout_of,
     restore_nan,
-    worth_compiling,
 )
 from downscale.io.library import dump, hdf5_file, library, new_file, reading, writing_errors
 from downscale.process.buffers import allocate
@@ -61,7 +61,7 @@ Offset = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Target:
+class StoredField:
     """One variable of the file, and the encoding of its values; ``blank`` is the fill value that stands for NaN."""
 
     name: str
@@ -69,7 +69,7 @@ class Target:
     dims: tuple[str, ...]
     encoding: dict[str, Any]
     blank: Any
-    compiled: bool
+    use_numba: bool
 
     def chunks(self, block: Array, chunks: Any, block_id: tuple[int, ...]) -> Iterator[Any]:
         """Yield the first index of each storage chunk of a block, its slices within the block, and its bytes."""
@@ -77,8 +77,8 @@ class Target:
         for start, part in chunks_in(block.shape, self.layout.chunks):
             values = np.asarray(block[part])
             if values.dtype != self.layout.dtype or "scale_factor" in self.encoding:
-                values = _stored_values(values, self.dims, self.encoding)
-            data = encode_chunk(values, self.layout, self.blank, self.compiled)
+                values = _encode_values(values, self.dims, self.encoding)
+            data = encode_chunk(values, self.layout, self.blank, self.use_numba)
             yield tuple(a + b for a, b in zip(begin, start, strict=True)), part, data
 
 
@@ -106,14 +106,14 @@ class Sink:
 
 
 @dataclass(frozen=True)
-class Passage:
+class FieldPassage:
     """One field on its way to the file and back: its target, and how the library decodes it.
 
     ``attrs`` are needed only if decoding is more than replacing ``blank``, the fill value, by NaN; ``places`` are the
     position and length of each stored chunk by offset.
     """
 
-    target: Target
+    target: StoredField
     sink: Sink
     handle: int
     dtype: np.dtype[Any]
@@ -122,7 +122,7 @@ class Passage:
     places: dict[Offset, Place] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, target: Target, variable: xr.Variable, sink: Sink, handle: int) -> Passage:
+    def of(cls, target: StoredField, variable: xr.Variable, sink: Sink, handle: int) -> FieldPassage:
         """Return the passage of a field that the library decodes as ``variable``."""
         attrs = {key: variable.encoding[key] for key in READ_VALUES if key in variable.encoding}
         is_float = variable.dtype == target.layout.dtype and variable.dtype.kind == "f"
@@ -130,7 +130,7 @@ class Passage:
         blank = attrs.get("_FillValue") if is_plain else None
         return cls(target, sink, handle, variable.dtype, {} if is_plain else attrs, blank)
 
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Return whether all chunks are stored."""
         layout = self.target.layout
         return len(self.places) == np.prod([-(-n // size) for n, size in zip(layout.shape, layout.chunks, strict=True)])
@@ -166,8 +166,8 @@ class Passage:
         chunk = view if is_direct else buffers.of("whole", layout.nbytes).view(layout.dtype).reshape(layout.chunks)
         try:
             if layout.filters or place[1] != layout.nbytes:
-                stored = self._read_bytes(place, buffers.of("stored", place[1]))
-                decode_chunk(stored, chunk, layout, self.blank, self.target.compiled)
+                content = self._read_bytes(place, buffers.of("stored", place[1]))
+                decode_chunk(content, chunk, layout, self.blank, self.target.use_numba)
             else:
                 self._read_bytes(place, chunk.reshape(-1).view(np.uint8))
                 restore_nan(chunk, self.blank)
@@ -176,24 +176,24 @@ class Passage:
         if not is_direct:
             view[...] = chunk[tuple(slice(0, size) for size in view.shape)]
 
-    def _read_bytes(self, place: Place, stored: Array) -> Array:
+    def _read_bytes(self, place: Place, buffer: Array) -> Array:
         position, length = place
         byte_count = 0
         while byte_count < length:
-            count = os.preadv(self.handle, [stored[byte_count:].data], position + byte_count)
+            count = os.preadv(self.handle, [buffer[byte_count:].data], position + byte_count)
             if count == 0:
                 raise ValueError(f"a chunk of {byte_count} bytes instead of {length}")
             byte_count += count
         if hasattr(os, "posix_fadvise"):
             # Read once: the pages are released and reused for the next chunk, since fresh ones cost more than the work.
             os.posix_fadvise(self.handle, position, length, os.POSIX_FADV_DONTNEED)
-        return stored
+        return buffer
 
-    def decode(self, stored: Array) -> Array:
+    def decode(self, values: Array) -> Array:
         """Return decoded values."""
         if not self.attrs:
-            return stored
-        variable = xr.Variable(self.target.dims, stored, self.attrs)
+            return values
+        variable = xr.Variable(self.target.dims, values, self.attrs)
         return np.asarray(xr.conventions.decode_cf_variable(self.target.name, variable).values)
 
     def _error(self, offset: Offset, reason: object) -> OutputError:
@@ -260,9 +260,9 @@ def write_fields(
     # Blocks of other processes are stored here, and cannot be read back where they are computed.
     check = None if elsewhere() else check
     if check is not None:
-        with reading(path, decode_coords="all") as written:
-            frame = written.drop_vars(names).load()
-            variables = {name: written[name].variable for name in names}
+        with reading(path, decode_coords="all") as file_dataset:
+            frame = file_dataset.drop_vars(names).load()
+            variables = {name: file_dataset[name].variable for name in names}
     fields = {name: ds[name].variable.data for name in names}
     with open(path, "rb", buffering=0) as reader:
         with hdf5_file(path, "r+") as file:
@@ -275,22 +275,22 @@ def write_fields(
                     file[target.name].resize(target.layout.shape)
             sink = Sink(file)
             if check is None:
-                with written_behind(path):
+                with flush_behind(path):
                     _store(fields, targets, sink)
                 return True, None
-            passages = {t.name: Passage.of(t, variables[t.name], sink, reader.fileno()) for t in targets}
+            passages = {t.name: FieldPassage.of(t, variables[t.name], sink, reader.fileno()) for t in targets}
             arrays = {
                 name: (variable.dims, passages[name].array(fields[name]), variable.attrs, variable.encoding)
                 for name, variable in variables.items()
             }
-            with written_behind(path), threads_that_end():
+            with flush_behind(path), threads_that_end():
                 result = check(frame.assign(arrays))
-                _store(fields, [t for t in targets if not passages[t.name].is_whole()], sink)
+                _store(fields, [t for t in targets if not passages[t.name].is_complete()], sink)
         with hdf5_file(path) as file, library():
             places = {name: _places(file[name]) for name in names}
-        with reading(path, decode_coords="all") as written:
+        with reading(path, decode_coords="all") as file_dataset:
             for name, passage in passages.items():
-                passage.require_places(places[name], written[name].variable)
+                passage.require_places(places[name], file_dataset[name].variable)
     return True, result
 
 
@@ -301,12 +301,12 @@ def _write_frame(path: Path, out: Output, names: list[str]) -> None:
         v = out.ds[name].variable
         # A lazy array that is never computed, so that the library writes no values.
         lazy_fields[name] = (v.dims, da.zeros(v.shape, dtype=v.dtype, chunks=-1), v.attrs, v.encoding)
-    ready = in_memory(out.ds, [name for name in out.ds.variables if name not in lazy_fields]).assign(lazy_fields)
+    dataset = in_memory(out.ds, [name for name in out.ds.variables if name not in lazy_fields]).assign(lazy_fields)
     with new_file(path, out.format) as file:
-        dump(ready, file, out.encodings, unlimited_dims=out.unlimited)
+        dump(dataset, file, out.encodings, unlimited_dims=out.unlimited)
 
 
-def _target(dataset: h5py.Dataset, variable: xr.Variable, name: str, encoding: Mapping[str, Any]) -> Target | None:
+def _target(dataset: h5py.Dataset, variable: xr.Variable, name: str, encoding: Mapping[str, Any]) -> StoredField | None:
     layout = layout_of(dataset, variable.shape)
     if layout is None:
         return None
@@ -314,13 +314,13 @@ def _target(dataset: h5py.Dataset, variable: xr.Variable, name: str, encoding: M
     dims = tuple(str(dim) for dim in variable.dims)
     is_unchanged = variable.dtype == layout.dtype and "scale_factor" not in value_encoding
     one = np.zeros((1,) * variable.ndim, variable.dtype)
-    if not is_unchanged and _stored_values(one, dims, value_encoding).dtype != layout.dtype:
+    if not is_unchanged and _encode_values(one, dims, value_encoding).dtype != layout.dtype:
         return None
     blank = value_encoding.get("_FillValue") if is_unchanged and layout.dtype.kind == "f" else None
-    return Target(name, layout, dims, value_encoding, blank, worth_compiling(variable.size))
+    return StoredField(name, layout, dims, value_encoding, blank, is_worth_compiling(variable.size))
 
 
-def _stored_values(values: Array, dims: tuple[str, ...], encoding: Mapping[str, Any]) -> Array:
+def _encode_values(values: Array, dims: tuple[str, ...], encoding: Mapping[str, Any]) -> Array:
     """Return values as the library would store them: packed, filled, converted."""
     return np.asarray(xr.conventions.encode_cf_variable(xr.Variable(dims, values, encoding=dict(encoding))).data)
 
@@ -328,16 +328,16 @@ def _stored_values(values: Array, dims: tuple[str, ...], encoding: Mapping[str, 
 def in_memory(ds: xr.Dataset, names: Sequence[Hashable]) -> xr.Dataset:
     """Return a Dataset with some variables in memory: nothing may be computed while the library's lock is held."""
     lazy = [name for name in names if ds[name].variable.chunks]
-    loaded = dict(zip(lazy, computed(*[ds[name].variable for name in lazy]), strict=True))
-    ready = ds.copy()
+    loaded_variables = dict(zip(lazy, computed(*[ds[name].variable for name in lazy]), strict=True))
+    dataset = ds.copy()
     for name in set(names) - set(lazy):
-        ready.variables[name].load()
-    ready = ready.assign_coords({n: v for n, v in loaded.items() if n in ds.coords})
-    return ready.assign({n: v for n, v in loaded.items() if n not in ds.coords})
+        dataset.variables[name].load()
+    dataset = dataset.assign_coords({n: v for n, v in loaded_variables.items() if n in ds.coords})
+    return dataset.assign({n: v for n, v in loaded_variables.items() if n not in ds.coords})
 
 
 @contextmanager
-def written_behind(path: Path) -> Iterator[None]:
+def flush_behind(path: Path) -> Iterator[None]:
     """Flush written data to the disk in the background and release the pages: fresh ones cost more than the work.
 
     This also keeps the page cache of a long file small, which batch systems count as memory.
@@ -368,7 +368,7 @@ def written_behind(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _store(fields: dict[str, Any], targets: list[Target], sink: Sink) -> None:
+def _store(fields: dict[str, Any], targets: list[StoredField], sink: Sink) -> None:
     """Compute all fields into the file."""
     client = cluster()
     cluster_targets = [t for t in targets if client is not None and isinstance(fields[t.name], da.Array)]
@@ -380,7 +380,7 @@ def _store(fields: dict[str, Any], targets: list[Target], sink: Sink) -> None:
         _store_from(client, _per_block(fields[t.name], t, None), t.name, sink)
 
 
-def _per_block(data: Any, target: Target, sink: Sink | None) -> da.Array:
+def _per_block(data: Any, target: StoredField, sink: Sink | None) -> da.Array:
     """Return an array of one list per block: that of its encoded chunks, empty if they are stored in the sink."""
     blocks = align_blocks(data, target.layout.chunks)
     return da.map_blocks(
@@ -391,15 +391,15 @@ def _per_block(data: Any, target: Target, sink: Sink | None) -> da.Array:
 
 
 def _encode_block(
-    block: Array, *, target: Target, chunks: Any, sink: Sink | None, block_id: tuple[int, ...] = ()
+    block: Array, *, target: StoredField, chunks: Any, sink: Sink | None, block_id: tuple[int, ...] = ()
 ) -> Array:
-    encoded, result = [], np.empty((1,) * block.ndim, dtype=object)
+    encoded_chunks, result = [], np.empty((1,) * block.ndim, dtype=object)
     for offset, _, data in target.chunks(block, chunks, block_id):
         if sink is None:
-            encoded.append((offset, bytes(data)))
+            encoded_chunks.append((offset, bytes(data)))
         else:
             sink.put(target.name, offset, data)
-    result[(0,) * block.ndim] = encoded
+    result[(0,) * block.ndim] = encoded_chunks
     return result
 
 
@@ -418,8 +418,8 @@ def _store_from(client: Any, tasks: da.Array, name: str, sink: Sink) -> None:
                 sent = client.compute(batch)
                 futures.update(sent)
                 running.update(sent)
-            future, encoded = next(running)
-            for offset, data in encoded.item():
+            future, encoded_chunks = next(running)
+            for offset, data in encoded_chunks.item():
                 sink.put(name, offset, data)
             futures.discard(future)
     finally:

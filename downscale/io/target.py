@@ -37,7 +37,7 @@ class Target:
     parts: tuple[Subcells, Subcells]
     nests: bool
     grid: xr.Dataset | None = None
-    where: Horizontal | None = None
+    axes: Horizontal | None = None
 
     @property
     def factors(self) -> tuple[int, int]:
@@ -48,7 +48,7 @@ class Target:
         """Return the operator A from the pieces to the coarse cells."""
         if self.nests:
             return Aggregation.between(coarse, self.fine)
-        return Aggregation(self.parts[0].share, self.parts[1].share, *self.factors)
+        return Aggregation(self.parts[0].area_fraction, self.parts[1].area_fraction, *self.factors)
 
     @property
     def order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -56,38 +56,38 @@ class Target:
         return np.argsort(self.parts[0].owner), np.argsort(self.parts[1].owner)
 
 
-def pick_target(where: Horizontal, factor: Any, target_grid: Any, method: Any) -> Target:
+def pick_target(axes: Horizontal, factor: Any, target_grid: Any, method: Any) -> Target:
     """Return the fine cells of a factor or a target grid."""
     if target_grid is not None:
         if factor is not None:
             raise OptionError(
                 f"expected {called('factor')} or {called('target_grid')}, received both; drop one of them"
             )
-        return _on_target(where, arrange(target_dataset(target_grid, where)))
+        return _cut_by_target(axes, arrange(target_dataset(target_grid, axes)))
     if factor is None:
         factor = getattr(method, "factor", None)
         if factor is None:
             raise OptionError(
                 f"expected {called('factor')} or {called('target_grid')}, received neither; try {called('factor', 4)}"
             )
-        factor = dict(zip(where.dims, factor, strict=True)) if isinstance(factor, tuple) else factor
-    factors = parse_factor(factor, where)
-    for name, size, count in zip(where.dims, where.grid.shape, factors, strict=True):
+        factor = dict(zip(axes.dims, factor, strict=True)) if isinstance(factor, tuple) else factor
+    factors = parse_factor(factor, axes)
+    for name, size, count in zip(axes.dims, axes.grid.shape, factors, strict=True):
         if size * count > MOST_CELLS:
             raise OptionError(
                 f"expected a factor of at most {MOST_CELLS // size} along {name!r}, which makes {MOST_CELLS} cells, "
                 f"received {count}; choose a smaller one, or a region"
             )
-    fine = where.grid.refine(*factors)
-    axes = ((where.grid.y, fine.y, factors[0]), (where.grid.x, fine.x, factors[1]))
-    y, x = (Subcells.nested(coarse, cells, count) for coarse, cells, count in axes)
+    fine = axes.grid.refine(*factors)
+    axis_pairs = ((axes.grid.y, fine.y, factors[0]), (axes.grid.x, fine.x, factors[1]))
+    y, x = (Subcells.from_nested(coarse, cells, count) for coarse, cells, count in axis_pairs)
     return Target(fine, (y, x), nests=True)
 
 
-def target_dataset(target: Any, where: Horizontal) -> xr.Dataset:
+def target_dataset(target: Any, axes: Horizontal) -> xr.Dataset:
     """Return the Dataset of a target: a Dataset, a DataArray, a file, or a resolution such as "0.25x0.25"."""
     if isinstance(target, str) and RESOLUTION.fullmatch(target):
-        return resolution_grid(target, where)
+        return resolution_grid(target, axes)
     if is_file(target):
         return open_target(target)
     if isinstance(target, xr.DataArray):
@@ -116,7 +116,7 @@ def open_target(target: str | Path) -> xr.Dataset:
         raise InputError(f"{called('target_grid')}: {error}") from None
 
 
-def resolution_grid(text: str, where: Horizontal) -> xr.Dataset:
+def resolution_grid(text: str, axes: Horizontal) -> xr.Dataset:
     """Return the grid of a resolution, rows x columns, whose cells cover the coarse domain.
 
     Edges are whole multiples of the resolution, counted from the South Pole and Greenwich, or from the origin of a
@@ -130,26 +130,26 @@ def resolution_grid(text: str, where: Horizontal) -> xr.Dataset:
         steps = [0.0]
     if not all(np.isfinite(step) and step > 0 for step in steps):
         raise OptionError(f'expected a resolution of two positive numbers such as "0.25x0.25", received {text!r}')
-    if not isinstance(where.grid, RectilinearGrid):
+    if not isinstance(axes.grid, RectilinearGrid):
         raise GridError(f"expected a target grid for rectilinear fields only, received {text!r}; use factor=")
     coordinates: dict[str, Any] = {}
-    for name, axis, step in zip(where.dims, (where.grid.y, where.grid.x), steps, strict=True):
+    for name, axis, step in zip(axes.dims, (axes.grid.y, axes.grid.x), steps, strict=True):
         # Lengths in the unit of the file; angles in degrees, and scan angles in metres, whatever the unit of the file.
-        unit = where.unit if where.system == "plane" and where.unit in LENGTH_UNITS else 1.0
+        unit = axes.unit if axes.system == "plane" and axes.unit in LENGTH_UNITS else 1.0
         edges = _multiples(axis, step * unit, text) / unit
         pairs = np.stack([edges[:-1], edges[1:]], axis=1)
-        attrs = {**_axis_attrs(axis, where), "bounds": f"{name}_bnds"}
+        attrs = {**_axis_attrs(axis, axes), "bounds": f"{name}_bnds"}
         coordinates[name] = ((name,), 0.5 * (edges[:-1] + edges[1:]), attrs)
         coordinates[f"{name}_bnds"] = ((name, "bnds"), pairs)
-    if where.mapping is not None:
-        coordinates[where.mapping.name] = ((), np.int32(0), dict(where.mapping.attrs))
+    if axes.mapping is not None:
+        coordinates[axes.mapping.name] = ((), np.int32(0), dict(axes.mapping.attrs))
     return xr.Dataset(coords=coordinates)
 
 
-def _axis_attrs(axis: CellAxis, where: Horizontal) -> dict[str, str]:
-    nature = "plane" if axis.kind == "projected" else where.system
-    attrs = {key: text for key, text in AXIS_ATTRS[nature][axis is where.grid.x].items() if key != "long_name"}
-    return {"units": LENGTH_UNITS.get(where.unit, "m"), **attrs} if nature == "plane" else attrs
+def _axis_attrs(axis: CellAxis, axes: Horizontal) -> dict[str, str]:
+    nature = "plane" if axis.kind == "projected" else axes.system
+    attrs = {key: text for key, text in AXIS_ATTRS[nature][axis is axes.grid.x].items() if key != "long_name"}
+    return {"units": LENGTH_UNITS.get(axes.unit, "m"), **attrs} if nature == "plane" else attrs
 
 
 def _multiples(axis: CellAxis, step: float, text: str) -> NDArray[np.float64]:
@@ -173,22 +173,22 @@ def _multiples(axis: CellAxis, step: float, text: str) -> NDArray[np.float64]:
     return np.asarray(edges if axis.ascending else edges[::-1], dtype=np.float64)
 
 
-def _on_target(where: Horizontal, target: xr.Dataset) -> Target:
+def _cut_by_target(axes: Horizontal, target: xr.Dataset) -> Target:
     target_axes = horizontal(target)
-    for grid, what in ((where.grid, "coarse field"), (target_axes.grid, "target grid")):
+    for grid, role in ((axes.grid, "coarse field"), (target_axes.grid, "target grid")):
         if not isinstance(grid, RectilinearGrid):
             raise GridError(
-                f"expected one-dimensional axes with target_grid, received a {what} on two-dimensional coordinates; "
+                f"expected one-dimensional axes with target_grid, received a {role} on two-dimensional coordinates; "
                 "use factor=, or remap it to a rectilinear grid first (cdo remapcon)"
             )
-    target_axes = with_named_mapping(target_axes, target, where)
+    target_axes = with_named_mapping(target_axes, target, axes)
     require_same_axes(
-        target_axes, where, "target_grid", "the coarse field",
+        target_axes, axes, "target_grid", "the coarse field",
         'use factor=, a resolution such as "0.25x0.25" on its own axes, or remap the coarse field to the axes of the '
         "target first (cdo remapcon)", "a grid",
     )  # fmt: skip
-    parts = Subcells.between(where.grid.y, target_axes.grid.y), Subcells.between(where.grid.x, target_axes.grid.x)
+    parts = Subcells.between(axes.grid.y, target_axes.grid.y), Subcells.between(axes.grid.x, target_axes.grid.x)
     if not all(axis.regular for axis in parts):
-        return Target(SubcellGrid(*parts), parts, nests=False, grid=target, where=target_axes)
+        return Target(SubcellGrid(*parts), parts, nests=False, grid=target, axes=target_axes)
     # A projected grid keeps the areas of its projection.
-    return Target(where.grid.with_axes(parts[0].axis, parts[1].axis), parts, nests=True, grid=target, where=target_axes)
+    return Target(axes.grid.with_axes(parts[0].axis, parts[1].axis), parts, nests=True, grid=target, axes=target_axes)

@@ -129,28 +129,37 @@ def weights_dataset(
         If a name is unknown, or the matrices do not fit the grids.
     """
     _check_names(layout, method, normalization)
-    y, x = _fitting(along_y, source, target, 0), _fitting(along_x, source, target, 1)
-    y, cover_y = _covered(y, normalization)
-    x, cover_x = _covered(x, normalization)
+    y, x = _check_matrix(along_y, source, target, 0), _check_matrix(along_x, source, target, 1)
+    y, cover_y = _normalise_rows(y, normalization)
+    x, cover_x = _normalise_rows(x, normalization)
     weights = SparseWeights.from_axes(y, x, cells_of(source), cells_of(target))
     source_fraction = np.zeros(source.shape)
     if method in CONSERVATIVE:
-        source_fraction = np.multiply.outer(_used(source.y, target.y), _used(source.x, target.x))
+        source_fraction = np.multiply.outer(_source_coverage(source.y, target.y), _source_coverage(source.x, target.x))
     cover = np.multiply.outer(cover_y, cover_x)
     return links_dataset(weights, source_fraction, cover, layout=layout, method=method, normalization=normalization)
 
 
 def links_dataset(
-    weights: SparseWeights, used: Floats, cover: Floats, *, layout: Layout, method: str, normalization: Normalization
+    weights: SparseWeights,
+    source_fraction: Floats,
+    target_fraction: Floats,
+    *,
+    layout: Layout,
+    method: str,
+    normalization: Normalization,
 ) -> xr.Dataset:
     """Return any sparse weights with known cells in one of the two layouts."""
     _check_names(layout, method, normalization)
     if weights.source is None or weights.target is None:
         raise ShapeError("expected weights whose source and target cells are known, received bare links; add cells")
     variables = _links(weights, layout)
-    sides: tuple[tuple[Side, Cells, Floats], ...] = (("a", weights.source, used), ("b", weights.target, cover))
-    for side, cells, share in sides:
-        variables.update(_grid(grid_names(layout, side), cells, share.ravel()))
+    sides: tuple[tuple[Side, Cells, Floats], ...] = (
+        ("a", weights.source, source_fraction),
+        ("b", weights.target, target_fraction),
+    )
+    for side, cells, fraction in sides:
+        variables.update(_grid(grid_names(layout, side), cells, fraction.ravel()))
     ds = xr.Dataset(variables, attrs=_attributes(layout, method, normalization))
     for variable in ds.variables.values():
         # Other tools take a fill value in a list of links for a link.
@@ -169,10 +178,10 @@ def write_weights(
         If the file cannot be written, exists, or is one of ``inputs``.
     """
     target = check_netcdf(path, overwrite, inputs)
-    deflated = {"_FillValue": None, "zlib": True, "complevel": 1, "shuffle": True}
+    link_encoding = {"_FillValue": None, "zlib": True, "complevel": 1, "shuffle": True}
     links = [str(name) for name, variable in ds.variables.items() if variable.dims[0] in ("n_s", "num_links")]
     with disk_errors(target), temporary_beside(target) as scratch:
-        to_file(ds, scratch, dict.fromkeys(links, deflated))
+        to_file(ds, scratch, dict.fromkeys(links, link_encoding))
     return target
 
 
@@ -183,7 +192,7 @@ def _check_names(layout: str, method: str, normalization: str) -> None:
             raise OptionError(f"expected {name} among {listing(names)}, received {value!r}")
 
 
-def _fitting(matrix: ArrayLike, source: RectilinearGrid, target: RectilinearGrid, axis: int) -> Floats:
+def _check_matrix(matrix: ArrayLike, source: RectilinearGrid, target: RectilinearGrid, axis: int) -> Floats:
     values = np.asarray(matrix, dtype=np.float64)
     shape = target.shape[axis], source.shape[axis]
     name = "yx"[axis]
@@ -194,7 +203,7 @@ def _fitting(matrix: ArrayLike, source: RectilinearGrid, target: RectilinearGrid
     return values
 
 
-def _covered(matrix: Floats, normalization: str) -> tuple[Floats, Floats]:
+def _normalise_rows(matrix: Floats, normalization: str) -> tuple[Floats, Floats]:
     """Return the normalized weights and the covered fraction of each target cell along one axis."""
     cover = matrix.sum(axis=1)
     cover = np.where(np.abs(cover - 1) < COVER_ROUNDING, 1.0, cover)
@@ -205,9 +214,9 @@ def _covered(matrix: Floats, normalization: str) -> tuple[Floats, Floats]:
     return weights / norm[:, None], cover
 
 
-def _used(source: Any, target: Any) -> Floats:
+def _source_coverage(source: Any, target: Any) -> Floats:
     """Return the fraction of each source cell that the target covers along one axis."""
-    return _covered(overlap_weights(target, source), "destarea")[1]
+    return _normalise_rows(overlap_weights(target, source), "destarea")[1]
 
 
 def _attributes(layout: str, method: str, normalization: str) -> dict[str, str]:
@@ -242,7 +251,7 @@ def _links(weights: SparseWeights, layout: Layout) -> dict[str, Any]:
     }
 
 
-def _grid(names: GridNames, cells: Cells, share: Floats) -> dict[str, Any]:
+def _grid(names: GridNames, cells: Cells, fraction: Floats) -> dict[str, Any]:
     """Return the cells of one grid with the names of a layout."""
     angles, areas = ("degrees", "square radians") if cells.spherical else ("m", "m2")
     variables: dict[str, Any] = {names.shape: (names.rank, np.array(cells.shape[::-1], dtype=np.int32))}
@@ -251,10 +260,10 @@ def _grid(names: GridNames, cells: Cells, share: Floats) -> dict[str, Any]:
         corners = getattr(cells, f"{axis}_corners")
         if corners is not None:
             variables[getattr(names, f"{axis}_corners")] = ((names.size, names.corners), corners, {"units": angles})
-    variables[names.mask] = (names.size, np.ones(share.size, np.int32), {"units": "unitless"})
+    variables[names.mask] = (names.size, np.ones(fraction.size, np.int32), {"units": "unitless"})
     if cells.area is not None:
         variables[names.area] = (names.size, cells.area, {"units": areas})
-    variables[names.area_fraction] = (names.size, share, {"units": "unitless"})
+    variables[names.area_fraction] = (names.size, fraction, {"units": "unitless"})
     return variables
 
 
@@ -262,7 +271,7 @@ def read_weights(
     weights: str | Path | xr.Dataset, *, source_shape: Shape | None = None, target_shape: Shape | None = None
 ) -> SparseWeights:
     """Read weights in the ESMF or the SCRIP layout."""
-    ds, name = _opened(weights)
+    ds, name = _load_weights(weights)
     layout = next((candidate for candidate, names in LINKS.items() if set(names) <= set(ds.variables)), None)
     if layout is None:
         raise InputError(
@@ -286,7 +295,7 @@ def read_weights(
     return SparseWeights.from_links(row - 1, col - 1, weight, source[0], target[0], source[1], target[1])
 
 
-def _opened(weights: Any) -> tuple[xr.Dataset, str]:
+def _load_weights(weights: Any) -> tuple[xr.Dataset, str]:
     if isinstance(weights, xr.Dataset):
         return weights, "a Dataset"
     if not isinstance(weights, (str, Path)):
@@ -297,19 +306,19 @@ def _opened(weights: Any) -> tuple[xr.Dataset, str]:
 
 
 def _check_links(name: str, *sides: Any) -> None:
-    *indexed, weight = sides
+    *index_lists, weight = sides
     if weight.dtype.kind not in "fiu":
         raise InputError(f"expected weights that are numbers, received {weight.dtype} in {name}; make the file again")
-    for what, index, shape in indexed:
+    for side, index, shape in index_lists:
         if index.dtype.kind not in "iu" or index.shape != weight.shape:
             raise InputError(
-                f"expected one whole number per link for the {what} cells, received {name} with {index.dtype} of shape "
+                f"expected one whole number per link for the {side} cells, received {name} with {index.dtype} of shape "
                 f"{index.shape} for {weight.size} weights; make the file again"
             )
         cells = int(np.prod(shape))
         if index.size and (index.min() < 1 or index.max() > cells):
             raise InputError(
-                f"expected {what} cells from 1 to {cells}, received {index.min()} to {index.max()} in {name}; "
+                f"expected {side} cells from 1 to {cells}, received {index.min()} to {index.max()} in {name}; "
                 "they count from 1, x fastest: check the grids and their shapes"
             )
     if not np.isfinite(weight).all():
@@ -327,12 +336,12 @@ def _side(
     The shape, slowest dimension first, is that of the file, else that passed by the user.
     """
     name, size = names.shape, names.size
-    known = tuple(int(n) for n in np.asarray(ds[name].values)[::-1]) if name in ds.variables else None
-    shape = user_shape if known is None else known
+    stored_shape = tuple(int(n) for n in np.asarray(ds[name].values)[::-1]) if name in ds.variables else None
+    shape = user_shape if stored_shape is None else stored_shape
     if shape is None:
         raise ShapeError(f"expected {name} in the weights, received none; pass {word}_shape=(n_y, n_x)")
     if user_shape is not None and tuple(user_shape) != tuple(shape):
-        line = f"expected the {word} shape of the weights, {known}, received {tuple(user_shape)}; leave it out"
+        line = f"expected the {word} shape of the weights, {stored_shape}, received {tuple(user_shape)}; leave it out"
         raise ShapeError(line)
     shape = tuple(shape)
     if size in ds.sizes and int(np.prod(shape)) != ds.sizes[size]:

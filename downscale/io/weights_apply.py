@@ -63,11 +63,11 @@ def apply_weights(
     check_threshold(na_thres)
     operator = weights if isinstance(weights, SparseWeights) else read_weights(weights)
     ds, name = as_dataset(obj)
-    dims, where = _source_dims(ds, operator)
-    new_dims, coordinates, same_mapping = _target(ds, where, operator)
+    dims, axes = _source_dims(ds, operator)
+    new_dims, coordinates, same_mapping = _target(ds, axes, operator)
     fields = {}
     for key in _fields(ds, dims):
-        data = _regridded(ds[key].transpose(..., *dims).data, operator, skipna, na_thres)
+        data = _regrid_field(ds[key].transpose(..., *dims).data, operator, skipna, na_thres)
         attrs = _attributes(ds[key], same_mapping) if keep_attrs else {}
         other_dims = [d for d in ds[key].dims if d not in dims]
         fine = xr.Variable((*other_dims, *new_dims), data, attrs)
@@ -75,9 +75,11 @@ def apply_weights(
         order = [dims_on_target.get(str(d), d) for d in ds[key].dims]
         fields[key] = fine.transpose(*order) if len(new_dims) == 2 else fine
     replaced_dims = set(dims) | set(new_dims)
-    unchanged = {k: v.variable.copy(deep=False) for k, v in ds.data_vars.items() if not replaced_dims & set(v.dims)}
+    unchanged_fields = {
+        k: v.variable.copy(deep=False) for k, v in ds.data_vars.items() if not replaced_dims & set(v.dims)
+    }
     kept_coordinates = {k: v.variable.copy(deep=False) for k, v in ds.coords.items() if not replaced_dims & set(v.dims)}
-    out = xr.Dataset({**fields, **unchanged}, {**kept_coordinates, **coordinates}, dict(ds.attrs))
+    out = xr.Dataset({**fields, **unchanged_fields}, {**kept_coordinates, **coordinates}, dict(ds.attrs))
     return out if name is None else as_array(out, name, obj)
 
 
@@ -90,10 +92,10 @@ def _source_dims(ds: xr.Dataset, weights: SparseWeights) -> tuple[tuple[str, str
         )
     try:
         # The weights contain the cells; compare only positions.
-        where = horizontal(ds, guess=True)
-        dims = where.dims
+        axes = horizontal(ds, guess=True)
+        dims = axes.dims
     except GridError:
-        where, dims = None, _curved_dims(ds)  # type: ignore[assignment]
+        axes, dims = None, _position_dims(ds)  # type: ignore[assignment]
         if dims is None:
             raise
     sizes = tuple(ds.sizes[d] for d in dims)
@@ -102,12 +104,12 @@ def _source_dims(ds: xr.Dataset, weights: SparseWeights) -> tuple[tuple[str, str
             f"expected {weights.source_shape} source cells along {listing(dims)}, as the weights have, received "
             f"{sizes}; make weights for this grid"
         )
-    if where is not None:
-        _check_order(where, weights)
-    return dims, where
+    if axes is not None:
+        _check_order(axes, weights)
+    return dims, axes
 
 
-def _curved_dims(ds: xr.Dataset) -> tuple[str, str] | None:
+def _position_dims(ds: xr.Dataset) -> tuple[str, str] | None:
     """Return the dimensions of two-dimensional latitudes, without reading their values."""
     for key, coordinate in ds.coords.items():
         is_position = str(key).lower() in AXIS_NAMES or coordinate.attrs.get("standard_name") in CF_ATTRS
@@ -116,12 +118,12 @@ def _curved_dims(ds: xr.Dataset) -> tuple[str, str] | None:
     return None
 
 
-def _check_order(where: Horizontal, weights: SparseWeights) -> None:
+def _check_order(axes: Horizontal, weights: SparseWeights) -> None:
     """Raise an error if the field has another order or position than the source of the weights."""
     grid = None if weights.source is None else weights.source.grid()
-    if grid is None or grid.spherical != where.grid.spherical:
+    if grid is None or grid.spherical != axes.grid.spherical:
         return
-    for name, axis, source in ((where.y, where.grid.y, grid.y), (where.x, where.grid.x, grid.x)):
+    for name, axis, source in ((axes.y, axes.grid.y, grid.y), (axes.x, axes.grid.x, grid.x)):
         if not _within(source.centres, axis):
             raise GridError(
                 f"expected {name!r} as in the source grid of the weights, {_ends(source)}, received {_ends(axis)}; "
@@ -142,18 +144,18 @@ def _ends(axis: CellAxis) -> str:
 
 
 def _target(
-    ds: xr.Dataset, where: Horizontal | None, weights: SparseWeights
+    ds: xr.Dataset, axes: Horizontal | None, weights: SparseWeights
 ) -> tuple[tuple[str, ...], dict[Hashable, xr.Variable], bool]:
     """Return dimensions and coordinates of the target, and whether they are of the same kind as the source's."""
     if weights.target is None:
-        dims = where.dims if where is not None and len(weights.target_shape) == 2 else ("y", "x")
+        dims = axes.dims if axes is not None and len(weights.target_shape) == 2 else ("y", "x")
         return (dims if len(weights.target_shape) == 2 else ("cell",)), {}, False
     grid = weights.target.grid()
     if grid is None:
-        return *_curved(weights.target), False
+        return *_cell_positions(weights.target), False
     source = None if weights.source is None else weights.source.grid()
-    if where is not None and source is not None and source.spherical == where.grid.spherical == grid.spherical:
-        return where.dims, new_coordinates(ds, where, grid), True
+    if axes is not None and source is not None and source.spherical == axes.grid.spherical == grid.spherical:
+        return axes.dims, new_coordinates(ds, axes, grid), True
     if not grid.spherical:
         return ("y", "x"), {}, False
     bare = xr.Dataset(coords={short: (short, [0.0], CF_ATTRS[kind]) for short, kind in _SHORT})
@@ -163,7 +165,7 @@ def _target(
 _SHORT = (("lat", "latitude"), ("lon", "longitude"))
 
 
-def _curved(cells: Cells) -> tuple[tuple[str, ...], dict[Hashable, xr.Variable]]:
+def _cell_positions(cells: Cells) -> tuple[tuple[str, ...], dict[Hashable, xr.Variable]]:
     """Return two-dimensional latitude and longitude with the corners of their cells, or those of a list of cells."""
     dims = ("y", "x") if len(cells.shape) == 2 else ("cell",)
     variables: dict[Hashable, xr.Variable] = {}
@@ -203,19 +205,19 @@ def _attributes(variable: xr.DataArray, same_mapping: bool) -> dict[str, Any]:
     return {key: value for key, value in variable.attrs.items() if key not in stale}
 
 
-def _regridded(data: Any, weights: SparseWeights, skipna: bool, na_thres: float) -> Any:
+def _regrid_field(data: Any, weights: SparseWeights, skipna: bool, na_thres: float) -> Any:
     kind = np.dtype("f8" if data.dtype.itemsize > 4 or data.dtype in ("i4", "u4") else "f4")
     options: dict[str, Any] = {"skipna": skipna, "na_thres": na_thres, "kind": kind}
     if not isinstance(data, da.Array):
-        return _regrid(data, weights, **options)
+        return _apply_operator(data, weights, **options)
     target = ("j", "i")[: len(weights.target_shape)]
     # One task holds the weights; the others refer to it.
     operator = dask.delayed(weights, pure=True, traverse=False)
     return da.apply_gufunc(
-        _regrid, f"(y,x)->({','.join(target)})", data, output_dtypes=kind, allow_rechunk=True,
+        _apply_operator, f"(y,x)->({','.join(target)})", data, output_dtypes=kind, allow_rechunk=True,
         output_sizes=dict(zip(target, weights.target_shape, strict=True)), weights=operator, **options,
     )  # fmt: skip
 
 
-def _regrid(values: np.ndarray[Any, Any], weights: SparseWeights, kind: np.dtype[Any], **options: Any) -> Any:
+def _apply_operator(values: np.ndarray[Any, Any], weights: SparseWeights, kind: np.dtype[Any], **options: Any) -> Any:
     return weights.apply(values, **options).astype(kind)

@@ -22,16 +22,16 @@ from downscale.conservation.report import ConservationReport, VariableReport
 from downscale.errors import ConservationError, OptionError, OutputError
 from downscale.io.attributes import archive_attributes, archive_encodings, file_attributes, parse_profile
 from downscale.io.encoding import (
-    CERTIFICATE,
+    REPORT_ATTR,
     Encodings,
     Packing,
-    areas_first,
     auxiliary_variables,
-    cf_ready,
     encodings,
     enough_bits,
     fields_of,
+    make_cf_compliant,
     merge_encodings,
+    order_areas_first,
     packing_words,
     parse_packing,
     require_level,
@@ -47,7 +47,7 @@ from downscale.version import __version__
 
 # Types whose values the library does not inspect before writing.
 NUMBERS = "fiub"
-CERTIFIED = (
+RECORDED = (
     "law", "tolerance", "max_relative_error", "max_absolute_error", "global_error", "cells_checked", "cells_masked",
     "compared", "per_map",
 )  # fmt: skip
@@ -85,30 +85,34 @@ def prepare(ds: xr.Dataset, storage: Storage) -> Output:
     """Return a result in its stored form; only the range of fields to pack is computed."""
     require_level(storage.complevel)
     profile, user_attrs = parse_profile(storage.profile)
-    ready = cf_ready(ds)
+    dataset = make_cf_compliant(ds)
     user_attrs = {**user_attrs, **(storage.attrs or {})}
     for key, value in user_attrs.items():
         if value is not None and not isinstance(value, str | int | float | np.generic | np.ndarray | list | tuple):
             raise OptionError(
                 f"expected attribute {key!r} to be text, a number or a list of these, received {value!r}; make it text"
             )
-    attrs = file_attributes(ready)
-    attrs = {**attrs, **user_attrs} if profile is None else archive_attributes(ready, attrs, user_attrs)
-    packable = [name for name in fields_of(ready) if ready[name].dtype.itemsize in (4, 8)]
-    packings = parse_packing(storage.packing, packable, ready)
-    encodings_by_name = encodings(ready, storage.complevel)
+    attrs = file_attributes(dataset)
+    attrs = {**attrs, **user_attrs} if profile is None else archive_attributes(dataset, attrs, user_attrs)
+    packable = [name for name in fields_of(dataset) if dataset[name].dtype.itemsize in (4, 8)]
+    packings = parse_packing(storage.packing, packable, dataset)
+    encodings_by_name = encodings(dataset, storage.complevel)
     if profile is not None:
-        encodings_by_name = archive_encodings(encodings_by_name, ready)
-    encodings_by_name = merge_encodings(encodings_by_name, ready, storage.encoding)
-    for name, packing_encoding in short_encodings(ready, packings).items():
+        encodings_by_name = archive_encodings(encodings_by_name, dataset)
+    encodings_by_name = merge_encodings(encodings_by_name, dataset, storage.encoding)
+    for name, packing_encoding in short_encodings(dataset, packings).items():
         encodings_by_name[name] = {**encodings_by_name[name], **packing_encoding}
-    ready = round_fields(ready, packings)
+    dataset = round_fields(dataset, packings)
     for name, packing in packings.items():
-        ready[name].attrs["packing"] = packing_words(packing)
-    ready.attrs = {key: value for key, value in attrs.items() if value is not None}
-    records = [dim for dim in ds.encoding.get("unlimited_dims", ()) if dim in ready.dims]
+        dataset[name].attrs["packing"] = packing_words(packing)
+    dataset.attrs = {key: value for key, value in attrs.items() if value is not None}
+    records = [dim for dim in ds.encoding.get("unlimited_dims", ()) if dim in dataset.dims]
     return Output(
-        areas_first(ready), encodings_by_name, records, packings, PLAIN_FORMAT if profile is None else ARCHIVE_FORMAT
+        order_areas_first(dataset),
+        encodings_by_name,
+        records,
+        packings,
+        PLAIN_FORMAT if profile is None else ARCHIVE_FORMAT,
     )
 
 
@@ -123,8 +127,8 @@ def write_checked(
     with progress or nullcontext():
         out = prepare(ds, storage or Storage())
         with disk_errors(target), temporary_beside(target) as scratch:
-            written, report = write_fields(scratch, out, _chunked_fields(out), checker)
-            if not written:
+            is_written, report = write_fields(scratch, out, _fields_in_chunks(out), checker)
+            if not is_written:
                 _write_by_library(scratch, out)
             if checker is None:
                 return None
@@ -137,10 +141,10 @@ def write_checked(
                 except (OSError, RuntimeError) as error:
                     line = f"expected what was written to {target}, received {error}; check the disk, write again"
                     raise OutputError(line) from error
-            return sign(scratch, require_passed(report, out.packings), out.packings)
+            return write_report(scratch, require_pass(report, out.packings), out.packings)
 
 
-def _chunked_fields(out: Output) -> list[str]:
+def _fields_in_chunks(out: Output) -> list[str]:
     """Return the names of the fields that are stored in chunks; areas of large grids are stored like fields."""
     ds = out.ds
     auxiliary = {name for name in auxiliary_variables(ds) if ds[name].chunks is None or name not in area_names(ds)}
@@ -169,17 +173,17 @@ class _Writer(ArrayWriter):
 def _write_by_library(scratch: Path, out: Output) -> None:
     """Write a whole file by the library: variables in memory at once, lazy fields as they are computed."""
     # The library inspects dates and texts: computing these under its lock would deadlock.
-    ready = in_memory(out.ds, [n for n, v in out.ds.variables.items() if not v.chunks or v.dtype.kind not in NUMBERS])
+    dataset = in_memory(out.ds, [n for n, v in out.ds.variables.items() if not v.chunks or v.dtype.kind not in NUMBERS])
     writer = _Writer(LIBRARY)
     with new_file(scratch, out.format) as file:
-        dump(ready, file, out.encodings, writer=writer, unlimited_dims=out.unlimited)
+        dump(dataset, file, out.encodings, writer=writer, unlimited_dims=out.unlimited)
         lazy = writer.sync(compute=False)
         if lazy is not None:
             with here(), threads_that_end():
                 computed(lazy)
 
 
-def sign(scratch: Path, report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:
+def write_report(scratch: Path, report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:
     """Write the check report into the attributes of a file, and return it."""
     file_attrs, attrs_by_name = check_attributes(report, packings)
     with plain_file(scratch, "a") as file:
@@ -189,25 +193,25 @@ def sign(scratch: Path, report: ConservationReport, packings: Mapping[str, Packi
     return report
 
 
-def require_passed(report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:
+def require_pass(report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:
     """Return the report, or raise an error if the check fails; the message has the remedy if packing is the cause."""
     for name, variable_report in report.variables.items():
         if not variable_report.passed and name in packings:
-            raise ConservationError(_refusal(variable_report, packings[name]))
+            raise ConservationError(_failure_message(variable_report, packings[name]))
     return report.raise_if_failed()
 
 
-def _refusal(one: VariableReport, packing: Packing) -> str:
-    if one.judged_error <= one.tolerance:
-        return f"{one.fault}, as packed ({packing_words(packing)}); leave out packing"
-    bits = enough_bits(one.tolerance, packing, one.judged_error)
+def _failure_message(report: VariableReport, packing: Packing) -> str:
+    if report.decisive_error <= report.tolerance:
+        return f"{report.fault}, as packed ({packing_words(packing)}); leave out packing"
+    bits = enough_bits(report.tolerance, packing, report.decisive_error)
     # A slightly larger round number.
-    text = f"{one.judged_error * 1.05:.0e}"
-    above = float(text) if float(text) > one.judged_error else float(f"{int(text[0]) + 1}{text[1:]}")
-    more = "" if bits is None else f"keep about {bits} bits (packing={{{one.name!r}: {bits}}}), "
+    text = f"{report.decisive_error * 1.05:.0e}"
+    above = float(text) if float(text) > report.decisive_error else float(f"{int(text[0]) + 1}{text[1:]}")
+    more = "" if bits is None else f"keep about {bits} bits (packing={{{report.name!r}: {bits}}}), "
     return (
-        f"{one.name}: expected the {one.law} law within {one.tolerance:g} as packed ({packing_words(packing)}), "
-        f"received a largest relative error of {one.judged_error:.3g}; {more}"
+        f"{report.name}: expected the {report.law} law within {report.tolerance:g} as packed "
+        f"({packing_words(packing)}), received a largest relative error of {report.decisive_error:.3g}; {more}"
         f"pass tolerance={above:g}, or leave out packing"
     )
 
@@ -216,18 +220,20 @@ def check_attributes(report: ConservationReport, packings: Mapping[str, Packing]
     """Return the attributes of the check: the report of the file, and a line for each variable."""
     attrs_by_name = {}
     for name, entry in report.variables.items():
-        over, compared = ("", "coarse cells") if entry.claim == entry.law else (f" over {entry.claim}", entry.compared)
+        over, areas_compared = (
+            ("", "coarse cells") if entry.claim == entry.law else (f" over {entry.claim}", entry.compared)
+        )
         line = (
-            f"{entry.law} conservation passed as written{over}: largest relative error {entry.judged_error:.2e}, "
-            f"tolerance {entry.tolerance:g}, {entry.cells_checked} {compared} checked"
+            f"{entry.law} conservation passed as written{over}: largest relative error {entry.decisive_error:.2e}, "
+            f"tolerance {entry.tolerance:g}, {entry.cells_checked} {areas_compared} checked"
         )
         attrs_by_name[name] = {"conservation": line}
-    return {CERTIFICATE: json.dumps(certificate(report, packings), sort_keys=True)}, attrs_by_name
+    return {REPORT_ATTR: json.dumps(report_record(report, packings), sort_keys=True)}, attrs_by_name
 
 
-def certificate(report: ConservationReport, packings: Mapping[str, Packing] | None = None) -> dict[str, Any]:
+def report_record(report: ConservationReport, packings: Mapping[str, Packing] | None = None) -> dict[str, Any]:
     """Return the check report stored in a file: conservation, errors and tolerances as measured in that file."""
-    variables = {name: {key: getattr(r, key) for key in CERTIFIED} for name, r in report.variables.items()}
+    variables = {name: {key: getattr(r, key) for key in RECORDED} for name, r in report.variables.items()}
     for name, packing in (packings or {}).items():
         if name in variables:
             variables[name]["packing"] = packing_words(packing)

@@ -29,8 +29,8 @@ def linear_weights(coarse: Floats, fine: Floats, period: float | None = None) ->
 
     ``period`` is the length of the circle on a periodic axis.
     """
-    left, fraction = _position(coarse, fine, period)
-    return _windowed(left, np.stack([1 - fraction, fraction], axis=1), first=0, cells=coarse.size, period=period)
+    left, fraction = _locate(coarse, fine, period)
+    return _to_windows(left, np.stack([1 - fraction, fraction], axis=1), first=0, cells=coarse.size, period=period)
 
 
 def cubic_weights(
@@ -46,11 +46,11 @@ def cubic_weights(
     Keys, R. (1981), Cubic convolution interpolation for digital image processing, IEEE Transactions on Acoustics,
     Speech, and Signal Processing 29, 1153-1160.
     """
-    points = _extended(coarse, period)
-    left, fraction = _position(coarse, fine, period)
+    points = _extend_centres(coarse, period)
+    left, fraction = _locate(coarse, fine, period)
     before, middle, after = (np.diff(points)[left + k] for k in (1, 2, 3))
     weights = _keys(fraction, before / middle, after / middle, sharpness)
-    return _windowed(left, weights, first=-1, cells=coarse.size, period=period)
+    return _to_windows(left, weights, first=-1, cells=coarse.size, period=period)
 
 
 def _keys(t: Floats, before: Floats, after: Floats, sharpness: float) -> Floats:
@@ -72,7 +72,7 @@ def _keys(t: Floats, before: Floats, after: Floats, sharpness: float) -> Floats:
     return weights
 
 
-def _extended(coarse: Floats, period: float | None) -> Floats:
+def _extend_centres(coarse: Floats, period: float | None) -> Floats:
     """Return the coarse centres with two more at each end: of the circle, or as far apart as the outer ones."""
     if period is not None:
         sign = 1.0 if coarse.size < 2 or coarse[-1] > coarse[0] else -1.0
@@ -83,7 +83,7 @@ def _extended(coarse: Floats, period: float | None) -> Floats:
     return np.concatenate([coarse[0] + first * np.array([2, 1]), coarse, coarse[-1] + last * np.array([1, 2])])
 
 
-def _position(coarse: Floats, fine: Floats, period: float | None) -> tuple[NDArray[np.int64], Floats]:
+def _locate(coarse: Floats, fine: Floats, period: float | None) -> tuple[NDArray[np.int64], Floats]:
     """Return the coarse centre to the left of each fine one, -1 to n - 1, and the fraction of the step to the next."""
     sign = 1.0 if coarse.size < 2 or coarse[-1] > coarse[0] else -1.0
     first, last = 2 * coarse[0] - coarse[min(1, coarse.size - 1)], 2 * coarse[-1] - coarse[max(-2, -coarse.size)]
@@ -97,7 +97,7 @@ def _position(coarse: Floats, fine: Floats, period: float | None) -> tuple[NDArr
     return left - 1, fraction
 
 
-def _windowed(
+def _to_windows(
     left: NDArray[np.int64], weights: Floats, first: int, cells: int, period: float | None
 ) -> AxisWeights:
     """Return weights of neighbours ``left + first ...`` as windows; beyond an open end the outer cell is repeated."""

@@ -55,7 +55,7 @@ class Loop(CPUDispatcher):  # type: ignore[misc]
             return super().compile(sig)
 
 
-def compiled(function: Callable[..., Any], fused: bool = True) -> Any:
+def compile_loop(function: Callable[..., Any], fused: bool = True) -> Any:
     """Compile a function without the interpreter's lock, cached on disk between runs if possible.
 
     Products and sums may be fused; nothing else is reordered, so that every cell gets the same bits at any position.
@@ -69,7 +69,7 @@ def compiled(function: Callable[..., Any], fused: bool = True) -> Any:
     return loop
 
 
-def inner(function: Callable[..., Any]) -> Any:
+def compile_inner(function: Callable[..., Any]) -> Any:
     """Compile a function that only compiled functions of its own file call; these store it with their own code."""
     return _loop(function, fused=True)
 
@@ -106,10 +106,10 @@ def store_line(typingctx, source, row, out, k, at, i):  # type: ignore[no-untype
         line = ir.VectorType(item, LINE // size).as_pointer()
         origin = place(signature.args[0], values[0], (values[1], values[5]))
         target = place(signature.args[2], values[2], values[3:6])
-        stored = builder.store(
+        instruction = builder.store(
             builder.load(builder.bitcast(origin, line), align=size), builder.bitcast(target, line), LINE
         )
-        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
         return context.get_dummy_value()
 
     return types.void(source, row, out, k, at, i), code

@@ -162,10 +162,10 @@ class Coverage:
         [2, 2, 3, 2, 3, 2, 2, 1]
         """
         sizes = tuple(cells) if isinstance(cells, Sequence) else (cells,) * len(self.stride)
-        return _product([_along(n, *axis) for n, axis in zip(sizes, self._axes, strict=True)])
+        return _product([_axis_counts(n, *axis) for n, axis in zip(sizes, self._axes, strict=True)])
 
 
-def _along(cells: int, size: int, step: int, pad: int) -> Counts:
+def _axis_counts(cells: int, size: int, step: int, pad: int) -> Counts:
     """Return the counts along one axis by definition: ones between zeros, convolved with ones."""
     impulses = np.zeros((cells - 1) * step + 1, dtype=np.int64)
     impulses[::step] = 1

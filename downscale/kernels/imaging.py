@@ -213,12 +213,12 @@ class Imaging:
     def to_dict(self) -> dict[str, Any]:
         """Return plain texts and numbers."""
 
-        def named(table: dict[tuple[int, ...], float]) -> dict[str, float]:
+        def label_images(table: dict[tuple[int, ...], float]) -> dict[str, float]:
             return {",".join(f"{m}/s" for m in key): value for key, value in table.items()}
 
         return {
-            "image_rejection_db": named(self.rejection),
-            "checkerboard_of_constants_db": named(self.of_constants),
+            "image_rejection_db": label_images(self.rejection),
+            "checkerboard_of_constants_db": label_images(self.of_constants),
             "overall_rejection_db": self.overall,
             "overall_checkerboard_of_constants_db": self.overall_of_constants,
             "pass_band_error": self.pass_band_error,
@@ -261,7 +261,7 @@ def imaging(kernel: Any, stride: Size, padding: Size | None = None, band: float 
     flat = array.reshape(-1, *sizes)
     nu = np.linspace(-band, band, WAVES)
     gains = images(flat, strides, [nu] * len(strides), pads)
-    power, constant_power = _shares(gains), _shares(images(flat, strides, [[0.0]] * len(strides), pads))
+    power, constant_power = _image_powers(gains), _image_powers(images(flat, strides, [[0.0]] * len(strides), pads))
     wave, constant = float(power.flat[0]), float(constant_power.flat[0])
     if wave <= 0:
         raise InputError("expected kernels that pass something, received weights of zero only; train the layer first")
@@ -289,7 +289,7 @@ def require_finite(weights: Floats) -> None:
         )
 
 
-def _shares(gains: Complex) -> Floats:
+def _image_powers(gains: Complex) -> Floats:
     """Return the mean power of each image over waves, added over kernels, shape ``stride``."""
     power = np.abs(gains) ** 2
     axes = (gains.ndim - 1) // 2

@@ -179,13 +179,13 @@ def geometry_of(kernel: Any, stride: Size, padding: Size | None) -> tuple[Sizes,
     return kernel_geometry(tuple(kernel.shape[-axes:]), stride, padding)
 
 
-def widened(kernel: Any) -> Any:
+def to_float64(kernel: Any) -> Any:
     """Return the kernel in float64, so that reduced precision does not affect a constraint."""
     return kernel.astype(np.float64) if isinstance(kernel, np.ndarray) else kernel.double()
 
 
-def _float64(kernel: Any) -> Array:
-    return widened(kernel) if isinstance(kernel, np.ndarray) else kernel.detach().cpu().double().numpy()
+def _to_numpy(kernel: Any) -> Array:
+    return to_float64(kernel) if isinstance(kernel, np.ndarray) else kernel.detach().cpu().double().numpy()
 
 
 def like(array: NDArray[Any], wide: Any) -> Any:
@@ -193,7 +193,7 @@ def like(array: NDArray[Any], wide: Any) -> Any:
     return array if isinstance(wide, np.ndarray) else wide.new_tensor(array)
 
 
-def narrowed(wide: Any, kernel: Any) -> Any:
+def to_kernel_type(wide: Any, kernel: Any) -> Any:
     """Return the result in the shape and type of the kernel; integer kernels become float64."""
     wide = wide.reshape(kernel.shape)
     if isinstance(kernel, np.ndarray):
@@ -221,7 +221,7 @@ def law_residual(kernel: Any, law: Law, stride: Size, padding: Size | None = Non
     """
     geometry = geometry_of(kernel, stride, padding)
     system = law_system(law, *geometry)
-    flat = _float64(kernel).reshape(-1, prod(geometry[0]))
+    flat = _to_numpy(kernel).reshape(-1, prod(geometry[0]))
     return float(np.abs(flat @ system.constraints.T - system.target).max(initial=0.0))
 
 
@@ -239,7 +239,7 @@ def obeys(
         taps = prod(geometry_of(kernel, stride, padding)[0])
         name = str(kernel.dtype).removeprefix("torch.")
         rounding = 2.0**-7 if name == "bfloat16" else np.finfo(name).eps if "float" in name else 0.0
-        tolerance = 16 * float(rounding) * np.abs(_float64(kernel)).reshape(-1, taps).sum(-1).max(initial=1)
+        tolerance = 16 * float(rounding) * np.abs(_to_numpy(kernel)).reshape(-1, taps).sum(-1).max(initial=1)
     return bool(law_residual(kernel, law, stride, padding) <= tolerance)
 
 
@@ -263,7 +263,7 @@ def project(kernel: KernelT, law: Law, stride: Size, padding: Size | None = None
     """
     geometry = geometry_of(kernel, stride, padding)
     system = law_system(law, *geometry)
-    wide = widened(kernel)
+    wide = to_float64(kernel)
     flat = wide.reshape(-1, prod(geometry[0]))
     excess = flat @ like(system.constraints.T, wide) - like(system.target, wide)
-    return narrowed(flat - excess @ like(system.inverse.T, wide), kernel)
+    return to_kernel_type(flat - excess @ like(system.inverse.T, wide), kernel)

@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from downscale.kernels.compiled import compiled
+from downscale.kernels.compiled import compile_loop
 
 # Probabilities below which the second approximation is valid.
 TAIL = 0.02425
@@ -22,11 +22,11 @@ LN2 = 0.6931471805599453
 HALF, LOW_BITS = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
-def _exactly(function):  # type: ignore[no-untyped-def]
-    return compiled(function, fused=False)
+def _compile_exactly(function):  # type: ignore[no-untyped-def]
+    return compile_loop(function, fused=False)
 
 
-@_exactly
+@_compile_exactly
 def _logarithm(x):  # type: ignore[no-untyped-def]
     """Return the natural logarithm by its series about one."""
     part, power = math.frexp(x)
@@ -38,7 +38,7 @@ def _logarithm(x):  # type: ignore[no-untyped-def]
     return power * LN2 + 2 * s * (1 + z * (1 / 3 + z * (1 / 5 + z * (1 / 7 + z * series))))
 
 
-@_exactly
+@_compile_exactly
 def _tail(probability):  # type: ignore[no-untyped-def]
     """Return the normal quantile of a small probability."""
     q = math.sqrt(-2 * _logarithm(probability))
@@ -48,7 +48,7 @@ def _tail(probability):  # type: ignore[no-untyped-def]
     return (above * q + 2.938163982698783) / ((below * q + 3.754408661907416) * q + 1)
 
 
-@_exactly
+@_compile_exactly
 def _middle(q):  # type: ignore[no-untyped-def]
     """Return the normal quantile of a probability ``0.5 + q``."""
     r = q * q
@@ -58,8 +58,8 @@ def _middle(q):  # type: ignore[no-untyped-def]
     return above * q / (((below * r + 6.680131188771972e01) * r - 1.328068155288572e01) * r + 1)
 
 
-@_exactly
-def normal_from(words, made):  # type: ignore[no-untyped-def]
+@_compile_exactly
+def fill_normal(words, numbers):  # type: ignore[no-untyped-def]
     """Write two normal numbers for each word of 64 random bits, that of its lower half first.
 
     None is beyond 6.4: there are 2**32 of them, one for each equal fraction of the distribution.
@@ -68,8 +68,8 @@ def normal_from(words, made):  # type: ignore[no-untyped-def]
         for half in range(2):
             bits = words[i] >> HALF if half else words[i] & LOW_BITS
             q = (np.float64(np.int64(bits) - 2147483648) + 0.5) * 2.0**-32
-            share = 0.5 - abs(q)
-            if share >= TAIL:
-                made[2 * i + half] = _middle(q)
+            probability = 0.5 - abs(q)
+            if probability >= TAIL:
+                numbers[2 * i + half] = _middle(q)
             else:
-                made[2 * i + half] = math.copysign(_tail(share), q)
+                numbers[2 * i + half] = math.copysign(_tail(probability), q)

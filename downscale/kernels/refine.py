@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from downscale.kernels.compiled import LINE, compiled, fence, inner, store_line
+from downscale.kernels.compiled import LINE, compile_inner, compile_loop, fence, store_line
 
 # Number of taps of the unrolled inner loops, and minimum number of taps; more are added one at a time.
 UNROLLED = 7
@@ -50,19 +50,19 @@ class _Strip(NamedTuple):
     columns: int
 
 
-@inner
-def _write_row(fine, p, out, k, row, memory):  # type: ignore[no-untyped-def]
-    """Write a fine row; ``memory`` is the address of ``out``."""
+@compile_inner
+def _write_row(fine, p, out, k, row, address):  # type: ignore[no-untyped-def]
+    """Write a fine row; ``address`` is the address of ``out``."""
     n, p, k, row = out.shape[2], U(p), U(k), U(row)
-    place = memory + ((k * U(out.shape[1]) + row) * U(n)) * U(out.itemsize)
-    each = LINE // out.itemsize
+    place = address + ((k * U(out.shape[1]) + row) * U(n)) * U(out.itemsize)
+    per_line = LINE // out.itemsize
     first = min(int((U(LINE) - place % U(LINE)) % U(LINE)) // out.itemsize, n)
-    lines = (n - first) // each
+    lines = (n - first) // per_line
     for i in range(first):
         out[k, row, U(i)] = fine[p, U(i)]
     for i in range(lines):
-        store_line(fine, p, out, k, row, U(first + i * each))  # type: ignore[call-arg]
-    for i in range(first + lines * each, n):
+        store_line(fine, p, out, k, row, U(first + i * per_line))  # type: ignore[call-arg]
+    for i in range(first + lines * per_line, n):
         out[k, row, U(i)] = fine[p, U(i)]
 
 
@@ -72,7 +72,7 @@ def _by_factor(build):  # type: ignore[no-untyped-def]
     def compile_as(name, function):  # type: ignore[no-untyped-def]
         # Functions of one name in different files of the cache replace each other when both are loaded.
         function.__qualname__ = name
-        return inner(function)
+        return compile_inner(function)
 
     two, four, eight, other = (compile_as(f"{build.__name__}_{literal}", build(literal)) for literal in (2, 4, 8, 0))
 
@@ -92,7 +92,7 @@ def _by_factor(build):  # type: ignore[no-untyped-def]
 # Fine rows from windows and weights.
 
 
-@inner
+@compile_inner
 def _pad_rows(coarse, k, first, last, operator, t):  # type: ignore[no-untyped-def]
     """Write the coarse rows that a band of rows needs to ``t[row, left + i]``, continued around a circle."""
     index, left, n, k = operator.index, operator.left, coarse.shape[2], U(k)
@@ -106,8 +106,8 @@ def _pad_rows(coarse, k, first, last, operator, t):  # type: ignore[no-untyped-d
             t[row, i] = t[row, left + (i - left) % n] if operator.closed else 0.0
 
 
-@inner
-def _seven(table, row, first):  # type: ignore[no-untyped-def]
+@compile_inner
+def _take_seven(table, row, first):  # type: ignore[no-untyped-def]
     """Return seven numbers in a row as a tuple, which the compiler holds in registers."""
     row, first = U(row), U(first)
     return (
@@ -118,19 +118,24 @@ def _seven(table, row, first):  # type: ignore[no-untyped-def]
 
 @_by_factor
 def _refine_columns(literal):  # type: ignore[no-untyped-def]
-    together = min(literal, 4) or 1
-    one, two, three = (min(k, together - 1) for k in (1, 2, 3))
+    columns_at_once = min(literal, 4) or 1
+    one, two, three = (min(k, columns_at_once - 1) for k in (1, 2, 3))
 
     def loops(factor, t, row, operator, run, rows, slot):  # type: ignore[no-untyped-def]
         """Compute the columns of the cells of a run."""
         w, s, k, f = operator.x_weights, U(slot), U(row), literal or factor
         first, start = U(operator.cuts[run] * f), operator.starts[run]
-        for c in range(0, f, together):
+        for c in range(0, f, columns_at_once):
             q = run * f + c
-            weights = _seven(w, q, 0), _seven(w, q + one, 0), _seven(w, q + two, 0), _seven(w, q + three, 0)
+            weights = (
+                _take_seven(w, q, 0),
+                _take_seven(w, q + one, 0),
+                _take_seven(w, q + two, 0),
+                _take_seven(w, q + three, 0),
+            )
             for i in range(operator.cuts[run + 1] - operator.cuts[run]):
-                values, o = _seven(t, k, start + i), first + U(f) * U(i) + U(c)
-                for p in range(together):
+                values, o = _take_seven(t, k, start + i), first + U(f) * U(i) + U(c)
+                for p in range(columns_at_once):
                     total = weights[p][0] * values[0]
                     for tap in range(1, UNROLLED):
                         total += weights[p][tap] * values[tap]
@@ -143,24 +148,30 @@ def _refine_columns(literal):  # type: ignore[no-untyped-def]
     return loops
 
 
-@inner
-def _update_rows(t, j, operator, rows, held, slots):  # type: ignore[no-untyped-def]
+@compile_inner
+def _update_rows(t, j, operator, rows, slot_rows, slots):  # type: ignore[no-untyped-def]
     """Provide the coarse rows of a window with their refined columns; ``slots`` holds their positions."""
     taps, factor = operator.index.shape[1], operator.x_weights.shape[0] // operator.starts.size
     for tap in range(taps):
         row = operator.index[j, tap]
         slots[0, tap] = row % taps
-        if held[row % taps] == row:
+        if slot_rows[row % taps] == row:
             continue
-        held[row % taps] = row
+        slot_rows[row % taps] = row
         for run in range(operator.starts.size):
             _refine_columns(factor, t, row, operator, run, rows, row % taps)
 
 
-@inner
+@compile_inner
 def _two_rows(rows, slots, weights, first, second, left, width, fine, one, two):  # type: ignore[no-untyped-def]
     """Compute two fine rows, with the weights of two rows of a table, from column ``left`` on."""
-    a, b, s, one, two = _seven(weights, first, 0), _seven(weights, second, 0), _seven(slots, 0, 0), U(one), U(two)
+    a, b, s, one, two = (
+        _take_seven(weights, first, 0),
+        _take_seven(weights, second, 0),
+        _take_seven(slots, 0, 0),
+        U(one),
+        U(two),
+    )
     for i in range(width):
         value = rows[U(s[0]), U(left) + U(i)]
         v, w = a[0] * value, b[0] * value
@@ -176,37 +187,37 @@ def _two_rows(rows, slots, weights, first, second, left, width, fine, one, two):
                 fine[two, i] += w * rows[slot, U(left) + U(i)]
 
 
-@compiled
+@compile_loop
 def apply_operator(coarse, out, first, last, operator):  # type: ignore[no-untyped-def]
     """Apply an :class:`~downscale.kernels.windows.Operator` to some maps, without conservation and checks.
 
     To the rows ``first`` to ``last``, in the precision of the weights; ``out`` is in C order, and is written past the
     caches.
     """
-    weights, taps, memory = operator.y_weights, operator.index.shape[1], U(out.ctypes.data)
+    weights, taps, address = operator.y_weights, operator.index.shape[1], U(out.ctypes.data)
     factor, width = weights.shape[0] // operator.index.shape[0], out.shape[2]
     t, rows = np.empty((coarse.shape[1], operator.wide), weights.dtype), np.empty((taps, width), weights.dtype)
-    fine, held, slots = np.empty((2, width), out.dtype), np.empty(taps, np.int64), np.empty((1, taps), np.int64)
+    fine, slot_rows, slots = np.empty((2, width), out.dtype), np.empty(taps, np.int64), np.empty((1, taps), np.int64)
     for k in range(coarse.shape[0]):
         _pad_rows(coarse, k, first, last, operator, t)
-        held[:] = -1
+        slot_rows[:] = -1
         for j in range(first, last):
-            _update_rows(t, j, operator, rows, held, slots)
+            _update_rows(t, j, operator, rows, slot_rows, slots)
             for r in range(j * factor, (j + 1) * factor, 2):
                 other = min(r + 1, (j + 1) * factor - 1)
                 _two_rows(rows, slots, weights, r, other, 0, width, fine, 0, 1)
                 for row in range(r, other + 1):
-                    _write_row(fine, row - r, out, k, row, memory)
+                    _write_row(fine, row - r, out, k, row, address)
     fence()  # type: ignore[call-arg]
 
 
 # Cell means of a strip.
 
 
-@inner
-def _share(cells, row, i):  # type: ignore[no-untyped-def]
+@compile_inner
+def _fraction(cells, row, i):  # type: ignore[no-untyped-def]
     """Return the area fraction of a fine cell."""
-    return cells.share[row, i] if cells.share.size else cells.y_share[row] * cells.x_share[i]
+    return cells.cell_fraction[row, i] if cells.cell_fraction.size else cells.y_fraction[row] * cells.x_fraction[i]
 
 
 @_by_factor
@@ -215,51 +226,54 @@ def _add_columns(literal):  # type: ignore[no-untyped-def]
         """Add up the columns of each cell."""
         f = literal or factor
         for i in range(n):
-            found = values[U(f) * U(i)]
+            cell_sum = values[U(f) * U(i)]
             for c in range(1, f):
-                found += values[U(f) * U(i) + U(c)]
-            total[i] = found
+                cell_sum += values[U(f) * U(i) + U(c)]
+            total[i] = cell_sum
 
     return loops
 
 
-@inner
-def _means(values, ahead, strip, cells, absolute, total, mean):  # type: ignore[no-untyped-def]
+@compile_inner
+def _means(values, first_column, strip, cells, absolute, total, mean):  # type: ignore[no-untyped-def]
     """Return the mean, of magnitudes if ``absolute``, of each cell of a strip: the operator A.
 
-    The first subcell of the strip is ``values[0, ahead]``.
+    The first subcell of the strip is ``values[0, first_column]``.
     """
-    left, top, ahead = U(strip.begin * strip.columns), strip.top, U(ahead)
+    left, top, first_column = U(strip.begin * strip.columns), strip.top, U(first_column)
     for r in range(0, strip.rows, 2):
         one, two, odd = U(r), U(min(r + 1, strip.rows - 1)), r + 1 == strip.rows
-        if not cells.share.size:
-            a, b = cells.y_share[top + r], 0.0 if odd else cells.y_share[top + r + 1]
+        if not cells.cell_fraction.size:
+            a, b = cells.y_fraction[top + r], 0.0 if odd else cells.y_fraction[top + r + 1]
         for i in range(strip.n * strip.columns):
-            v, w = values[one, ahead + U(i)], values[two, ahead + U(i)]
+            v, w = values[one, first_column + U(i)], values[two, first_column + U(i)]
             if absolute:
                 v, w = abs(v), abs(w)
-            if cells.share.size:
-                a, b = cells.share[U(top) + one, left + U(i)], 0.0 if odd else cells.share[U(top) + two, left + U(i)]
+            if cells.cell_fraction.size:
+                a, b = (
+                    cells.cell_fraction[U(top) + one, left + U(i)],
+                    0.0 if odd else cells.cell_fraction[U(top) + two, left + U(i)],
+                )
             total[i] = a * v + b * w + (total[i] if r else 0.0)
-    if not cells.share.size:
+    if not cells.cell_fraction.size:
         for i in range(strip.n * strip.columns):
-            total[i] *= cells.x_share[left + U(i)]
+            total[i] *= cells.x_fraction[left + U(i)]
     _add_columns(strip.columns, strip.n, total, mean)
 
 
-@inner
+@compile_inner
 def _residuals(x, strip, mean, residual):  # type: ignore[no-untyped-def]
     """Return the residual of the mean of each cell, and whether it is large for some cell."""
-    k, j, much = U(strip.k), U(strip.j), 0
+    k, j, small_count = U(strip.k), U(strip.j), 0
     for i in range(strip.n):
         value = np.float64(x[k, j, U(strip.begin) + U(i)])
         residual[i] = value - mean[i]
-        much += abs(value) < 1e-3 * abs(residual[i])
-    return much > 0
+        small_count += abs(value) < 1e-3 * abs(residual[i])
+    return small_count > 0
 
 
-@inner
-def _settle_small(x, strip, cells, law, fine, residual):  # type: ignore[no-untyped-def]
+@compile_inner
+def _restore_small(x, strip, cells, law, fine, residual):  # type: ignore[no-untyped-def]
     """Restore the means of cells that are small compared with their residual, for which rounding is large."""
     columns = strip.columns
     for i in range(strip.n):
@@ -271,10 +285,10 @@ def _settle_small(x, strip, cells, law, fine, residual):  # type: ignore[no-unty
         for r in range(strip.rows):
             for q in range(begin, begin + columns):
                 fine[r, q] += residual[i]
-                share = _share(cells, strip.top + r, strip.begin * columns + q)
-                if share > 0:
+                fraction = _fraction(cells, strip.top + r, strip.begin * columns + q)
+                if fraction > 0:
                     smallest, largest = min(smallest, fine[r, q]), max(largest, fine[r, q])
-                    rest -= share * fine[r, q]
+                    rest -= fraction * fine[r, q]
         for r in range(strip.rows):
             for q in range(begin, begin + columns):
                 fine[r, q] = value if smallest == largest else fine[r, q] + rest
@@ -284,44 +298,44 @@ def _settle_small(x, strip, cells, law, fine, residual):  # type: ignore[no-unty
 # Bounds of a strip.
 
 
-@inner
-def _bound(x, strip, cells, law, covered, fine, residual, scale, least, most, scratch, y, share):  # type: ignore[no-untyped-def]
+@compile_inner
+def _impose_bounds(x, strip, cells, law, has_valid, fine, residual, scale, least, most, scratch, y, fraction):  # type: ignore[no-untyped-def]
     """Bring all cells of a strip within the bounds with their means, ``residual`` added; most need only a test.
 
     Cells with a ``scale`` of zero store nothing but ``residual``; returns whether there are such cells.
     """
     columns, low, high, count = strip.columns, law.low, law.high, 0
-    chosen = scratch[0]
+    selected = scratch[0]
     _extremes(fine, 0, strip, least, most)
-    edge = False
+    is_on_bound = False
     for i in range(strip.n):
         value = np.float64(x[U(strip.k), U(strip.j), U(strip.begin) + U(i)])
         a, b = least[i] + residual[i], most[i] + residual[i]
         margin, scale[i] = 1e-3 * (b - a), 1.0
         if value <= low or value >= high:
             # On a bound only one value is possible; beyond it there is none, and conservation has priority over bounds.
-            scale[i], residual[i], edge = 0.0, value, True
-        elif covered[i] and (a < low or b > high or value - low < margin or high - value < margin):
-            chosen[count], scratch[1, count], scratch[2, count], scratch[3, count] = i, value, value - b, value - a
+            scale[i], residual[i], is_on_bound = 0.0, value, True
+        elif has_valid[i] and (a < low or b > high or value - low < margin or high - value < margin):
+            selected[count], scratch[1, count], scratch[2, count], scratch[3, count] = i, value, value - b, value - a
             count += 1
     if count == 0:
-        return edge
+        return is_on_bound
     for r in range(strip.rows):
         for c in range(columns):
             p = U(r * columns + c)
             for q in range(count):
-                i = int(chosen[q])
+                i = int(selected[q])
                 y[p, q] = fine[U(r), U(i * columns + c)] + residual[U(i)]
-                share[p, q] = _share(cells, U(strip.top + r), U((strip.begin + i) * columns + c))
-    _solve(count, low, high, y, share, scratch)
+                fraction[p, q] = _fraction(cells, U(strip.top + r), U((strip.begin + i) * columns + c))
+    _solve(count, low, high, y, fraction, scratch)
     for r in range(strip.rows):
         for c in range(columns):
             p = U(r * columns + c)
             for q in range(count):
-                fine[U(r), U(int(chosen[q]) * columns + c)] = y[p, q]
+                fine[U(r), U(int(selected[q]) * columns + c)] = y[p, q]
     for q in range(count):
-        residual[U(int(chosen[q]))] = 0.0
-    return edge
+        residual[U(int(selected[q]))] = 0.0
+    return is_on_bound
 
 
 @_by_factor
@@ -346,14 +360,14 @@ def _reduce_columns(literal):  # type: ignore[no-untyped-def]
     return loops
 
 
-@inner
-def _extremes(fine, ahead, strip, least, most):  # type: ignore[no-untyped-def]
+@compile_inner
+def _extremes(fine, first_column, strip, least, most):  # type: ignore[no-untyped-def]
     """Return the smallest and the largest subcell of each cell of a strip, in sequence."""
-    ahead = U(ahead)
+    first_column = U(first_column)
     for r in range(0, strip.rows, 2):
         one, two = U(r), U(min(r + 1, strip.rows - 1))
         for i in range(strip.n * strip.columns):
-            v, w = fine[one, ahead + U(i)], fine[two, ahead + U(i)]
+            v, w = fine[one, first_column + U(i)], fine[two, first_column + U(i)]
             a, b = v if v < w else w, v if v > w else w
             if r:
                 a, b = a if a < least[i] else least[i], b if b > most[i] else most[i]
@@ -361,14 +375,14 @@ def _extremes(fine, ahead, strip, least, most):  # type: ignore[no-untyped-def]
     _reduce_columns(strip.columns, strip.n, least, most)
 
 
-@inner
-def _solve(count, low, high, y, share, scratch):  # type: ignore[no-untyped-def]
+@compile_inner
+def _solve(count, low, high, y, fraction, scratch):  # type: ignore[no-untyped-def]
     """Clip cells, in parallel, to the bounds with the shift that keeps each mean, by safeguarded Newton iteration.
 
-    ``y[:, q]`` and ``share[:, q]`` are the values of a cell and their area fractions; ``scratch[1:4]`` its mean and the
-    smallest and the largest shift.
+    ``y[:, q]`` and ``fraction[:, q]`` are the values of a cell and their area fractions; ``scratch[1:4]`` its mean and
+    the smallest and the largest shift.
     """
-    aim, left, right, shift, size, last, error, slope = (
+    target, left, right, shift, size, last, error, slope = (
         scratch[1], scratch[2], scratch[3], scratch[4], scratch[5], scratch[6], scratch[7], scratch[8]
     )  # fmt: skip
     for q in range(count):
@@ -376,57 +390,62 @@ def _solve(count, low, high, y, share, scratch):  # type: ignore[no-untyped-def]
         shift[q], size[q], last[q] = min(max(0.0, left[q]), right[q]), 0.0, np.inf
     for p in range(y.shape[0]):
         for q in range(count):
-            size[q] += share[p, q] * abs(y[p, q])
+            size[q] += fraction[p, q] * abs(y[p, q])
     for _ in range(STEPS):
         for q in range(count):
             error[q], slope[q] = 0.0, 0.0
         for p in range(y.shape[0]):
             for q in range(count):
-                moved, s = y[p, q] + shift[q], share[p, q]
+                shifted, s = y[p, q] + shift[q], fraction[p, q]
                 # Written so that each choice is a single instruction.
-                clipped = moved if moved > low else low
+                clipped = shifted if shifted > low else low
                 clipped = clipped if clipped < high else high
                 error[q] += s * clipped
-                slope[q] += s if (moved > low) & (moved < high) else 0.0
-        going = 0
+                slope[q] += s if (shifted > low) & (shifted < high) else 0.0
+        active_count = 0
         for q in range(count):
-            miss = error[q] - aim[q]
-            if abs(miss) <= 4 * EPS * max(abs(aim[q]), size[q]):
+            deviation = error[q] - target[q]
+            if abs(deviation) <= 4 * EPS * max(abs(target[q]), size[q]):
                 continue
-            going += 1
-            if miss > 0:
+            active_count += 1
+            if deviation > 0:
                 right[q] = shift[q]
             else:
                 left[q] = shift[q]
-            gains, last[q] = abs(miss) <= 0.5 * last[q], abs(miss)
-            newton = shift[q] - miss / slope[q] if slope[q] > 0 else np.nan
+            has_improved, last[q] = abs(deviation) <= 0.5 * last[q], abs(deviation)
+            newton = shift[q] - deviation / slope[q] if slope[q] > 0 else np.nan
             # Between two bounds Newton's steps can alternate: if a step gains too little, bisect.
-            inside = gains and slope[q] > 0 and left[q] <= newton <= right[q]
-            shift[q] = newton if inside else 0.5 * (left[q] + right[q])
-        if going == 0:
+            is_inside = has_improved and slope[q] > 0 and left[q] <= newton <= right[q]
+            shift[q] = newton if is_inside else 0.5 * (left[q] + right[q])
+        if active_count == 0:
             break
     for p in range(y.shape[0]):
         for q in range(count):
             y[p, q] = min(max(y[p, q] + shift[q], low), high)
-    _scale_to_mean(count, low, high, y, share, scratch)
+    _scale_to_mean(count, low, high, y, fraction, scratch)
 
 
-@inner
-def _scale_to_mean(count, low, high, y, share, scratch):  # type: ignore[no-untyped-def]
+@compile_inner
+def _scale_to_mean(count, low, high, y, fraction, scratch):  # type: ignore[no-untyped-def]
     """Scale distances from the nearer bound: rounding of order one is large for a cell of drizzle."""
-    aim, size, bound, ratio, excess = scratch[1], scratch[5], scratch[2], scratch[3], scratch[7]
+    target, size, bound, ratio, excess = scratch[1], scratch[5], scratch[2], scratch[3], scratch[7]
     for q in range(count):
-        bound[q], excess[q] = (low if abs(aim[q] - low) <= abs(high - aim[q]) else high), 0.0
+        bound[q], excess[q] = (low if abs(target[q] - low) <= abs(high - target[q]) else high), 0.0
     for p in range(y.shape[0]):
         for q in range(count):
-            excess[q] += share[p, q] * (y[p, q] - bound[q])
+            excess[q] += fraction[p, q] * (y[p, q] - bound[q])
     for q in range(count):
-        wanted = aim[q] - bound[q]
-        miss, scale = abs(wanted - excess[q]), max(abs(aim[q]), size[q]) + abs(aim[q]) + abs(bound[q])
+        target_distance = target[q] - bound[q]
+        deviation, scale = (
+            abs(target_distance - excess[q]),
+            max(abs(target[q]), size[q]) + abs(target[q]) + abs(bound[q]),
+        )
         # Not if the bound is infinite, which would compare with NaN.
-        close = 2 * EPS * abs(wanted) < miss <= 32 * EPS * scale
-        ratio[q] = (wanted / excess[q] if excess[q] != 0 else 0.0) if close and np.isfinite(bound[q]) else 1.0
-        excess[q] = wanted if excess[q] == 0 and ratio[q] == 0 else 0.0
+        is_rounding = 2 * EPS * abs(target_distance) < deviation <= 32 * EPS * scale
+        ratio[q] = (
+            (target_distance / excess[q] if excess[q] != 0 else 0.0) if is_rounding and np.isfinite(bound[q]) else 1.0
+        )
+        excess[q] = target_distance if excess[q] == 0 and ratio[q] == 0 else 0.0
     for p in range(y.shape[0]):
         for q in range(count):
             if ratio[q] != 1.0:
@@ -438,34 +457,34 @@ def _scale_to_mean(count, low, high, y, share, scratch):  # type: ignore[no-unty
 
 @_by_factor
 def _repeat(literal):  # type: ignore[no-untyped-def]
-    def loops(factor, n, values, repeated):  # type: ignore[no-untyped-def]
+    def loops(factor, n, values, subcell_values):  # type: ignore[no-untyped-def]
         """Give each subcell the value of its cell."""
         f = literal or factor
         for i in range(n):
             for c in range(f):
-                repeated[U(f) * U(i) + U(c)] = values[i]
+                subcell_values[U(f) * U(i) + U(c)] = values[i]
 
     return loops
 
 
-@inner
-def _convert(fine, residual, scale, stored, strip, plain, added, scales):  # type: ignore[no-untyped-def]
+@compile_inner
+def _convert(fine, residual, scale, stored_rows, strip, is_plain, offsets, scales):  # type: ignore[no-untyped-def]
     """Convert the fine rows of a strip to the type of the result: ``scale`` times a subcell, plus ``residual``."""
-    kind, left, width = stored.dtype.type, U(strip.begin * strip.columns), strip.n * strip.columns
-    _repeat(strip.columns, strip.n, residual, added)
-    if not plain:
+    kind, left, width = stored_rows.dtype.type, U(strip.begin * strip.columns), strip.n * strip.columns
+    _repeat(strip.columns, strip.n, residual, offsets)
+    if not is_plain:
         _repeat(strip.columns, strip.n, scale, scales)
     for r in range(fine.shape[0]):
         row = U(r)
-        if plain:
+        if is_plain:
             for i in range(width):
-                stored[row, left + U(i)] = kind(fine[row, i] + added[i])
+                stored_rows[row, left + U(i)] = kind(fine[row, i] + offsets[i])
         else:
             for i in range(width):
-                stored[row, left + U(i)] = kind(scales[i] * fine[row, i] + added[i])
+                stored_rows[row, left + U(i)] = kind(scales[i] * fine[row, i] + offsets[i])
 
 
-@inner
+@compile_inner
 def relative_error(mean, value, size, smallest):  # type: ignore[no-untyped-def]
     """Return the error of a cell mean relative to the coarse value or the mean magnitude: the largest of both.
 
@@ -475,36 +494,36 @@ def relative_error(mean, value, size, smallest):  # type: ignore[no-untyped-def]
     return abs(mean - value) / max(scale, smallest) if scale > 0 else 0.0
 
 
-@inner
-def _count_doubtful(x, strip, cells, mean, covered, stored, tolerance):  # type: ignore[no-untyped-def]
+@compile_inner
+def _count_doubtful(x, strip, cells, mean, has_valid, stored_rows, tolerance):  # type: ignore[no-untyped-def]
     """Return the number of cells whose stored values differ from their mean by more than ``tolerance``, relatively."""
-    count, doubts, columns = 0, 0, strip.columns
+    count, suspect_count, columns = 0, 0, strip.columns
     for i in range(strip.n):
         value = np.float64(x[U(strip.k), U(strip.j), U(strip.begin) + U(i)])
-        doubts += not abs(mean[i] - value) <= tolerance * abs(value)
-    for i in range(strip.n if doubts else 0):
+        suspect_count += not abs(mean[i] - value) <= tolerance * abs(value)
+    for i in range(strip.n if suspect_count else 0):
         value = np.float64(x[strip.k, strip.j, strip.begin + i])
-        if not covered[i] or np.isnan(value) or abs(mean[i] - value) <= tolerance * abs(value):
+        if not has_valid[i] or np.isnan(value) or abs(mean[i] - value) <= tolerance * abs(value):
             continue
         size = 0.0
         for r in range(strip.rows):
             for q in range((strip.begin + i) * columns, (strip.begin + i + 1) * columns):
-                size += _share(cells, strip.top + r, q) * abs(np.float64(stored[r, q]))
+                size += _fraction(cells, strip.top + r, q) * abs(np.float64(stored_rows[r, q]))
         # Written so that NaN and infinite errors count.
         if not (relative_error(mean[i], value, size, 0.0) <= tolerance and size < np.inf):
             count += 1
     return count
 
 
-@inner
-def _cover(cells, strip, covered):  # type: ignore[no-untyped-def]
+@compile_inner
+def _mark_valid(cells, strip, has_valid):  # type: ignore[no-untyped-def]
     """Mark the cells of a strip with a valid subcell."""
     for i in range(strip.n):
         left = (strip.begin + i) * strip.columns
-        covered[i] = cells.share[strip.top : strip.top + strip.rows, left : left + strip.columns].sum() > 0
+        has_valid[i] = cells.cell_fraction[strip.top : strip.top + strip.rows, left : left + strip.columns].sum() > 0
 
 
-@compiled
+@compile_loop
 def refine(coarse, x, out, first, last, operator, cells, law, doubtful):  # type: ignore[no-untyped-def]
     """Refine the rows ``first`` to ``last`` of some maps.
 
@@ -513,63 +532,77 @@ def refine(coarse, x, out, first, last, operator, cells, law, doubtful):  # type
     coarse, x, out : arrays, shapes (maps, given rows, given columns), (maps, n_y, n_x), (maps, fine rows, fine columns)
         Values without gaps; means to conserve, NaN where a cell is missing; the result, which is in C order and is
         written past the caches.
-    operator, cells, law : Operator, Subcells, Law
+    operator, cells, law : Operator, CellFractions, Law
     doubtful : array of int, shape (maps,)
         Number of cells beyond the tolerance, written.
     """
-    taps, n, memory = operator.index.shape[1], x.shape[2], U(out.ctypes.data)
+    taps, n, address = operator.index.shape[1], x.shape[2], U(out.ctypes.data)
     rows, columns = out.shape[1] // x.shape[1], out.shape[2] // n
     step = min(max(STRIP // columns, 1), n)
     width = step * columns
     t, lines = np.empty((coarse.shape[1], operator.wide)), np.empty((taps, n * columns))
-    fine, stored = np.empty((rows, width)), np.empty((rows, n * columns), out.dtype)
-    held, slots, covered = np.empty(taps, np.int64), np.empty((1, taps), np.int64), np.ones(step, np.bool_)
+    fine, stored_rows = np.empty((rows, width)), np.empty((rows, n * columns), out.dtype)
+    slot_rows, slots, has_valid = np.empty(taps, np.int64), np.empty((1, taps), np.int64), np.ones(step, np.bool_)
     residual, scale, mean = np.zeros(step), np.ones(step), np.empty(step)
-    some, more, scratch = np.empty(width), np.empty(width), np.empty((SCRATCH, step))
-    y, share = np.empty((rows * columns, step)), np.empty((rows * columns, step))
+    row_buffer, second_buffer, scratch = np.empty(width), np.empty(width), np.empty((SCRATCH, step))
+    y, fraction = np.empty((rows * columns, step)), np.empty((rows * columns, step))
     for k in range(coarse.shape[0]):
         _pad_rows(coarse, k, first, last, operator, t)
-        held[:] = -1
+        slot_rows[:] = -1
         for j in range(first, last):
-            _update_rows(t, j, operator, lines, held, slots)
+            _update_rows(t, j, operator, lines, slot_rows, slots)
             for begin in range(0, n, step):
                 strip = _Strip(k, j, begin, min(step, n - begin), j * rows, rows, columns)
-                ahead, size = begin * columns, strip.n * columns
+                first_column, size = begin * columns, strip.n * columns
                 for r in range(0, rows, 2):
                     other = min(r + 1, rows - 1)
                     w, top = operator.y_weights, strip.top
-                    _two_rows(lines, slots, w, top + r, top + other, ahead, size, fine, r, other)
+                    _two_rows(lines, slots, w, top + r, top + other, first_column, size, fine, r, other)
                 if cells.term.size:
                     for r in range(rows):
                         for i in range(size):
-                            fine[U(r), i] += cells.term[U(strip.top + r), U(ahead) + U(i)]
-                if cells.share.size:
-                    _cover(cells, strip, covered)
+                            fine[U(r), i] += cells.term[U(strip.top + r), U(first_column) + U(i)]
+                if cells.cell_fraction.size:
+                    _mark_valid(cells, strip, has_valid)
                 if law.kind == NO_LAW:
                     residual[:] = 0.0
                 else:
-                    _means(fine, 0, strip, cells, False, some, mean)
+                    _means(fine, 0, strip, cells, False, row_buffer, mean)
                     if _residuals(x, strip, mean, residual):
-                        _settle_small(x, strip, cells, law, fine, residual)
-                edge = False
+                        _restore_small(x, strip, cells, law, fine, residual)
+                is_on_bound = False
                 if law.kind == BOUNDED:
-                    edge = _bound(x, strip, cells, law, covered, fine, residual, scale, some, more, scratch, y, share)
-                _convert(fine, residual, scale, stored, strip, not edge, some, more)
+                    is_on_bound = _impose_bounds(
+                        x,
+                        strip,
+                        cells,
+                        law,
+                        has_valid,
+                        fine,
+                        residual,
+                        scale,
+                        row_buffer,
+                        second_buffer,
+                        scratch,
+                        y,
+                        fraction,
+                    )
+                _convert(fine, residual, scale, stored_rows, strip, not is_on_bound, row_buffer, second_buffer)
                 if law.tolerance < np.inf:
-                    _means(stored, ahead, strip, cells, False, some, mean)
-                    doubtful[k] += _count_doubtful(x, strip, cells, mean, covered, stored, law.tolerance)
+                    _means(stored_rows, first_column, strip, cells, False, row_buffer, mean)
+                    doubtful[k] += _count_doubtful(x, strip, cells, mean, has_valid, stored_rows, law.tolerance)
             for i in range(n):
                 if np.isnan(x[U(k), U(j), U(i)]):
-                    stored[:, i * columns : (i + 1) * columns] = np.nan
+                    stored_rows[:, i * columns : (i + 1) * columns] = np.nan
             for r in range(rows):
-                _write_row(stored, r, out, k, j * rows + r, memory)
+                _write_row(stored_rows, r, out, k, j * rows + r, address)
     fence()  # type: ignore[call-arg]
 
 
 # Check of fields that are already stored.
 
 
-@compiled
+@compile_loop
 def check_cells(  # type: ignore[no-untyped-def]
     x, y, sizes, cells, area, low, high, smallest, peaks, places, counts, sums
 ):  # fmt: skip
@@ -581,7 +614,7 @@ def check_cells(  # type: ignore[no-untyped-def]
         NaN marks missing cells; infinite coarse values are missing too.
     sizes : array of the shape of ``y``, or (0, 0, 0)
         Mean magnitudes of the values averaged into each fine value, if it is a mean; else empty.
-    cells : Subcells
+    cells : CellFractions
     area : array, shape (n_y, n_x)
     low, high : float
         Fine values outside are counted, in cells whose own value is within.
@@ -598,30 +631,34 @@ def check_cells(  # type: ignore[no-untyped-def]
     """
     n_y, n_x = x.shape[1:]
     rows, width, bounded = y.shape[1] // n_y, y.shape[2], low > -np.inf or high < np.inf
-    some, more, means, magnitudes = np.empty(width), np.empty(width), np.empty(n_x), np.empty(n_x)
+    row_buffer, second_buffer, means, magnitudes = np.empty(width), np.empty(width), np.empty(n_x), np.empty(n_x)
     for k in range(x.shape[0]):
         for j in range(n_y):
             strip = _Strip(k, j, 0, n_x, j * rows, rows, width // n_x)
-            values, beside = y[k, strip.top : strip.top + rows], sizes[k : k + 1, strip.top : strip.top + rows]
-            _means(values, 0, strip, cells, False, some, means)
-            _means(values, 0, strip, cells, True, some, magnitudes)
+            values, row_sizes = y[k, strip.top : strip.top + rows], sizes[k : k + 1, strip.top : strip.top + rows]
+            _means(values, 0, strip, cells, False, row_buffer, means)
+            _means(values, 0, strip, cells, True, row_buffer, magnitudes)
             if bounded:
-                _extremes(values, 0, strip, some, more)
+                _extremes(values, 0, strip, row_buffer, second_buffer)
             for i in range(n_x):
-                value, mean, size, covered, gaps = x[k, j, i], means[i], magnitudes[i], True, False
+                value, mean, size, has_valid, has_gaps = x[k, j, i], means[i], magnitudes[i], True, False
                 finite = np.isfinite(mean)
-                if bounded and low <= value <= high and not (finite and some[i] >= low and more[i] <= high):
+                if (
+                    bounded
+                    and low <= value <= high
+                    and not (finite and row_buffer[i] >= low and second_buffer[i] <= high)
+                ):
                     counts[4] += _count_beyond(values, i, strip, low, high)
                 if sizes.size or not finite:
-                    mean, size, covered, gaps = _mean_with_gaps(values, beside, strip, cells, i)
+                    mean, size, has_valid, has_gaps = _mean_with_gaps(values, row_sizes, strip, cells, i)
                 if not np.isfinite(value):
                     counts[1] += 1
-                    counts[3] += covered
-                elif not covered:
+                    counts[3] += has_valid
+                elif not has_valid:
                     counts[2] += 1
                 else:
                     counts[0] += 1
-                    counts[5] += gaps
+                    counts[5] += has_gaps
                     errors = relative_error(mean, value, size, smallest), abs(mean - value)
                     for p in range(2):
                         if errors[p] > peaks[p]:
@@ -631,28 +668,28 @@ def check_cells(  # type: ignore[no-untyped-def]
                     sums[2, k] += area[j, i] * max(abs(value), size)
 
 
-@inner
+@compile_inner
 def _mean_with_gaps(values, sizes, strip, cells, i):  # type: ignore[no-untyped-def]
     """Return mean and magnitude of a cell that may have gaps, whether any of it is covered, and whether it has gaps."""
-    total, size, valid, whole = 0.0, 0.0, 0.0, 0.0
+    total, size, valid, total_fraction = 0.0, 0.0, 0.0, 0.0
     for r in range(strip.rows):
         for q in range(i * strip.columns, (i + 1) * strip.columns):
-            share, value = _share(cells, strip.top + r, q), np.float64(values[r, q])
-            whole += share
-            if share > 0 and not np.isnan(value):
+            fraction, value = _fraction(cells, strip.top + r, q), np.float64(values[r, q])
+            total_fraction += fraction
+            if fraction > 0 and not np.isnan(value):
                 magnitude = sizes[0, r, q] if sizes.size else abs(value)
-                total += share * value
-                size += share * magnitude if np.isfinite(magnitude) else 0.0
-                valid += share
+                total += fraction * value
+                size += fraction * magnitude if np.isfinite(magnitude) else 0.0
+                valid += fraction
     if not valid > 0:
         return np.nan, np.nan, False, False
     # A cell without gaps gives the same bits as without a mask.
-    part = valid / whole if valid != whole else 1.0
+    valid_fraction = valid / total_fraction if valid != total_fraction else 1.0
     # Infinite values of both signs sum to NaN: the error is infinite all the same.
-    return np.inf if np.isnan(total) else total / part, size / part, True, valid != whole
+    return np.inf if np.isnan(total) else total / valid_fraction, size / valid_fraction, True, valid != total_fraction
 
 
-@inner
+@compile_inner
 def _count_beyond(values, i, strip, low, high):  # type: ignore[no-untyped-def]
     """Count the values of a cell that are beyond the bounds."""
     count = 0

@@ -24,8 +24,8 @@ from downscale.kernels.laws import (
     law_names,
     law_system,
     like,
-    narrowed,
-    widened,
+    to_float64,
+    to_kernel_type,
 )
 
 
@@ -105,12 +105,12 @@ def project_nonnegative(kernel: KernelT, law: Law, stride: Size, padding: Size |
     """
     geometry = geometry_of(kernel, stride, padding)
     groups = simplex_groups(law, *geometry)
-    wide = widened(kernel)
+    wide = to_float64(kernel)
     flat = wide.reshape(-1, prod(geometry[0]))
     table = flat[:, groups.taps] + like(np.where(groups.present, 0.0, -np.inf), wide)
     level = _simplex_level(table, groups.total)
     table = (table - level).clip(0.0).reshape(len(flat), -1)
-    return narrowed(table[:, groups.place] * like(groups.used, wide), kernel)
+    return to_kernel_type(table[:, groups.place] * like(groups.used, wide), kernel)
 
 
 def _simplex_level(table: Any, total: float) -> Any:

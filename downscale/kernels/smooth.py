@@ -50,7 +50,7 @@ def laplacian(shape: Sizes, steps: Sizes | None = None) -> Floats:
     return matrix
 
 
-def roughness(kernel: Any, axes: int = 2) -> Any:
+def kernel_roughness(kernel: Any, axes: int = 2) -> Any:
     """Return the sum over all kernels of ``w' L w``, the squared differences of neighbouring taps.
 
     Accepts a NumPy array or a tensor (differentiable); the last ``axes`` axes are those of a kernel.

@@ -107,7 +107,7 @@ def axis_weights(
     check_settings(taps, order)
     parent = _parents(coarse, fine)
     weights = part_weights(coarse, fine[:-1], fine[1:], parent, taps, order, period)
-    check_solved(weights, np.abs(np.diff(fine)), parent)
+    check_solution(weights, np.abs(np.diff(fine)), parent)
     return weights
 
 
@@ -138,7 +138,7 @@ def part_weights(
         edges, offset = coarse_edges, 0
     else:
         start, offset = first, taps
-        edges = _wrapped_edges(coarse_edges, taps, np.sign(coarse_edges[-1] - coarse_edges[0]) * period)
+        edges = _wrap_edges(coarse_edges, taps, np.sign(coarse_edges[-1] - coarse_edges[0]) * period)
     pair = np.stack([low, high], axis=1)
     return AxisWeights(_solve_windows(edges, pair, start + offset, taps, order), start)
 
@@ -179,7 +179,7 @@ def _parents(coarse: Floats, fine: Floats) -> NDArray[np.int64]:
     return parent
 
 
-def _wrapped_edges(edges: Floats, cells: int, period: float) -> Floats:
+def _wrap_edges(edges: Floats, cells: int, period: float) -> Floats:
     """Return the edges with ``cells`` more cells on both sides of the circle."""
     inner = edges[:-1]
     turns = -(-cells // inner.size)
@@ -246,30 +246,30 @@ def _mean_powers(low: Floats, high: Floats, count: int) -> Floats:
     return np.stack(powers, axis=-1)
 
 
-def enforce_cell_law(weights: AxisWeights, part_weights: Floats) -> AxisWeights:
+def enforce_cell_conservation(weights: AxisWeights, fractions: Floats) -> AxisWeights:
     """Return the weights without rounding errors of cell means, given the fractions of fine cells in coarse ones.
 
     Near the poles sines of latitude differ only in their last digits, so the solution alone conserves to 1e-11; the
     correction is of that size. Rows of one coarse cell must share their window, as those of ``axis_weights`` do.
     """
-    cells = round(part_weights.sum())
+    cells = round(fractions.sum())
     parent = np.repeat(np.arange(cells), weights.start.size // cells)
-    residual = _residual(weights, part_weights, parent, cells)
+    residual = _residual(weights, fractions, parent, cells)
     rows = weights.weights.reshape(cells, -1, weights.taps)
     return AxisWeights((rows - residual[:, None]).reshape(weights.weights.shape), weights.start)
 
 
-def _residual(weights: AxisWeights, share: Floats, parent: NDArray[np.int64], cells: int) -> Floats:
+def _residual(weights: AxisWeights, area_fraction: Floats, parent: NDArray[np.int64], cells: int) -> Floats:
     """Return the mean of the rows of each coarse cell minus its target for cell conservation, shape (cells, taps)."""
     mean = np.zeros((cells, weights.taps))
-    np.add.at(mean, parent, share[:, None] * weights.weights)
+    np.add.at(mean, parent, area_fraction[:, None] * weights.weights)
     cell_tap = np.zeros(cells, np.int64)
     cell_tap[parent] = parent - weights.start
     mean[np.arange(cells), cell_tap] -= 1.0
     return mean
 
 
-def check_solved(weights: AxisWeights, measure: Floats, parent: NDArray[np.int64]) -> None:
+def check_solution(weights: AxisWeights, measure: Floats, parent: NDArray[np.int64]) -> None:
     """Raise ``OptionError`` if rounding dominates the weights: their cell means are wrong by far more than rounding."""
     cells = int(parent.max()) + 1
     total = np.bincount(parent, measure, cells)

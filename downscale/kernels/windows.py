@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from downscale.kernels.sobolev import AxisWeights
 
 Floats = NDArray[np.float64]
-Whole = NDArray[np.int64]
+Integers = NDArray[np.int64]
 # Weights that differ by less are equal: edges are accurate only to some 1e-14 of a cell.
 DIGITS = 12
 
@@ -44,20 +44,20 @@ class Operator(NamedTuple):
     closed: bool
 
 
-class Subcells(NamedTuple):
+class CellFractions(NamedTuple):
     """Area fractions of fine cells in their coarse cell, and the field to add to the proposal.
 
     Attributes
     ----------
-    y_share, x_share, share : arrays, shapes (fine rows,), (fine columns,), and both or (0, 0)
+    y_fraction, x_fraction, cell_fraction : arrays, shapes (fine rows,), (fine columns,), and both or (0, 0)
         Fractions as products or not; those of a cell add up to one, or to zero if none is valid.
     term : array, shape (fine rows, fine columns) or (0, 0)
         Field to add.
     """
 
-    y_share: NDArray[np.float64]
-    x_share: NDArray[np.float64]
-    share: NDArray[np.float64]
+    y_fraction: NDArray[np.float64]
+    x_fraction: NDArray[np.float64]
+    cell_fraction: NDArray[np.float64]
     term: NDArray[np.float64]
 
 
@@ -70,45 +70,45 @@ class Windows:
     at column ``starts[r]`` of the padded row, which has ``left`` cells before the input and ``wide`` in all.
     """
 
-    base: Whole
+    base: Integers
     weights: Floats
-    cuts: Whole
-    starts: Whole
+    cuts: Integers
+    starts: Integers
     runs: Floats
     left: int
     wide: int
 
     @classmethod
     def of(
-        cls, axis: AxisWeights, factor: int, first: int, last: int, given_first: int, given: int, least: int = 1
+        cls, axis: AxisWeights, factor: int, first: int, last: int, input_first: int, input_size: int, least: int = 1
     ) -> Windows:
         """Return the windows of the cells ``first`` to ``last`` (excluded; a circle may be crossed).
 
-        The input has ``given`` cells from ``given_first`` on. Zero weights pad windows to at least ``least`` taps.
+        The input has ``input_size`` cells from ``input_first`` on. Zero weights pad windows to at least ``least`` taps.
         """
         axis_cells = axis.start.size // factor
-        starts, shared = shared_windows(axis, factor)
+        starts, cell_weights = share_windows(axis, factor)
         cells = np.arange(first, last)
         offset = cells // axis_cells * axis_cells
-        base = starts[cells % axis_cells] + offset - given_first
-        weights = shared[cells % axis_cells]
+        base = starts[cells % axis_cells] + offset - input_first
+        weights = cell_weights[cells % axis_cells]
         if weights.shape[2] < least:
             weights = np.concatenate([weights, np.zeros((*weights.shape[:2], least - weights.shape[2]))], axis=2)
         left = max(-int(base.min()), 0)
-        wide = left + max(given, int(base.max()) + weights.shape[2])
+        wide = left + max(input_size, int(base.max()) + weights.shape[2])
         is_same = (weights[1:] == weights[:-1]).all(axis=(1, 2)) & (np.diff(base) == 1)
         begin = np.concatenate([[0], np.flatnonzero(~is_same) + 1])
         cuts = np.append(begin, cells.size)
         return cls(base, np.ascontiguousarray(weights), cuts, base[begin] + left, weights[begin], left, wide)
 
-    def table(self, given: int, closed: bool = False) -> Whole:
+    def table(self, input_size: int, closed: bool = False) -> Integers:
         """Return the input cell of each tap, shape (n, taps); taps beyond an open end have a weight of zero."""
         index = self.base[:, None] + np.arange(self.weights.shape[2])
-        return index % given if closed else index.clip(0, given - 1)
+        return index % input_size if closed else index.clip(0, input_size - 1)
 
 
 @lru_cache(maxsize=16)
-def shared_windows(axis: AxisWeights, factor: int) -> tuple[Whole, Floats]:
+def share_windows(axis: AxisWeights, factor: int) -> tuple[Integers, Floats]:
     """Return one window for all parts of each cell: its first cell, shape (n,), and weights, shape (n, factor, taps).
 
     Cells whose weights are equal within rounding get identical ones, at any position on the axis. Cached per axis and
@@ -122,15 +122,15 @@ def shared_windows(axis: AxisWeights, factor: int) -> tuple[Whole, Floats]:
     cells, parts = np.indices(start.shape)
     for tap in range(axis.taps):
         weights[cells, parts, shift + tap] = axis.weights[:, tap].reshape(-1, factor)
-    return base, alike(weights.reshape(base.size, -1))[0].reshape(weights.shape)
+    return base, equalise_rows(weights.reshape(base.size, -1))[0].reshape(weights.shape)
 
 
-def alike(rows: Floats) -> tuple[Floats, bool]:
+def equalise_rows(rows: Floats) -> tuple[Floats, bool]:
     """Return rows of numbers with those equal within rounding made identical, and whether all are.
 
     Examples
     --------
-    >>> alike(np.array([[0.1 + 0.2], [0.3]]))[1]
+    >>> equalise_rows(np.array([[0.1 + 0.2], [0.3]]))[1]
     True
     """
     _, first, inverse = np.unique(np.round(rows, DIGITS), axis=0, return_index=True, return_inverse=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 KINDS = ("hinge", "wgan-gp")
 
 
-def critic_loss(real: Tensor, made: Tensor, kind: str = "hinge") -> Tensor:
+def critic_loss(real: Tensor, fake: Tensor, kind: str = "hinge") -> Tensor:
     """Return the loss of the critic: low for high real scores and low generated ones; dimensionless.
 
     Raises
@@ -39,25 +39,25 @@ def critic_loss(real: Tensor, made: Tensor, kind: str = "hinge") -> Tensor:
     if kind not in KINDS:
         raise OptionError(f"expected an adversarial loss among {listing(KINDS)}, received {kind!r}")
     if kind == "hinge":
-        return F.relu(1 - real).mean() + F.relu(1 + made).mean()
-    return made.mean() - real.mean()
+        return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+    return fake.mean() - real.mean()
 
 
-def generator_loss(made: Tensor) -> Tensor:
+def generator_loss(fake: Tensor) -> Tensor:
     """Return the loss of the generator: minus the mean score, the same for both kinds."""
-    return -made.mean()
+    return -fake.mean()
 
 
-def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, made: Tensor, share: Tensor) -> Tensor:
+def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, fraction: Tensor) -> Tensor:
     """Return the mean squared deviation from one of the critic's gradient norm between real and generated maps.
 
     Parameters
     ----------
     critic : callable
         Scores of maps.
-    real, made : Tensor, shape (B, 1, Y, X)
+    real, fake : Tensor, shape (B, 1, Y, X)
         Maps.
-    share : Tensor, shape (B, 1, 1, 1)
+    fraction : Tensor, shape (B, 1, 1, 1)
         Position between them, uniform random from 0 to 1.
 
     References
@@ -65,7 +65,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, made: Ten
     Gulrajani, I., Ahmed, F., Arjovsky, M., Dumoulin, V. and Courville, A. (2017), Improved training of Wasserstein
     GANs, arXiv:1704.00028.
     """
-    interpolated = (share * real + (1 - share) * made).detach().requires_grad_(True)
+    interpolated = (fraction * real + (1 - fraction) * fake).detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(interpolated).sum(), interpolated, create_graph=True)
     return ((gradient.flatten(1).norm(dim=1) - 1) ** 2).mean()
 

@@ -11,7 +11,7 @@ import torch
 from downscale.errors import OptionError, ShapeError, listing
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.gradient import Spacing
-from downscale.fields.spectrum import steps
+from downscale.fields.spectrum import mean_steps
 from downscale.losses.penalty import TerrainPenalty
 from downscale.losses.pointwise import check_positive, huber, mae, mse
 from downscale.losses.probabilistic import (
@@ -127,9 +127,9 @@ class Sobolev:
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
         """Return the loss."""
-        predicted, truth = prediction / context.scale, target / context.scale
+        scaled_prediction, truth = prediction / context.scale, target / context.scale
         spacing = context.need("spacing", "sobolev")
-        return sobolev_loss(predicted, truth, weight, spacing=spacing, length=self.length, values=self.values)
+        return sobolev_loss(scaled_prediction, truth, weight, spacing=spacing, length=self.length, values=self.values)
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,10 @@ class Terrain:
         """Return the loss."""
         spacing = context.need("spacing", "terrain")
         orog = context.need("orog", "terrain") if self.ratio else None
-        dy, dx = steps(spacing)
-        allowed = TerrainPenalty(self.base_gradient, self.ratio).allowed(orog, prediction.detach(), spacing)
+        dy, dx = mean_steps(spacing)
+        allowed_slope = TerrainPenalty(self.base_gradient, self.ratio).allowed(orog, prediction.detach(), spacing)
         unit = context.scale / (dy * dx) ** 0.5
-        return steepness(prediction, target, weight, spacing=spacing, allowed=allowed, scale=unit)
+        return steepness(prediction, target, weight, spacing=spacing, allowed_slope=allowed_slope, scale=unit)
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Spectral:
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
         """Return the loss."""
         spacing = context.spacing
-        step, closed = ((1.0, 1.0), False) if spacing is None else (steps(spacing), spacing.periodic)
+        step, closed = ((1.0, 1.0), False) if spacing is None else (mean_steps(spacing), spacing.periodic)
         return spectral_distance(prediction, target, weight, step=step, periodic=closed, floor=self.floor)
 
 
@@ -188,8 +188,8 @@ class Quantile:
 
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
         """Return the loss."""
-        predicted, truth = prediction / context.scale, target / context.scale
-        quantiles = predicted[None] if context.members is None else predicted
+        scaled_prediction, truth = prediction / context.scale, target / context.scale
+        quantiles = scaled_prediction[None] if context.members is None else scaled_prediction
         return pinball(quantiles, truth, weight, levels=self.levels)
 
 
@@ -270,7 +270,7 @@ TERMS: dict[str, type] = {
 }
 
 
-def number(value: Any, what: str) -> float:
+def parse_number(value: Any, label: str) -> float:
     """Return ``value`` as a float, or raise an OptionError if it is not a finite number."""
     # YAML reads 1e-3 as text.
     try:
@@ -278,7 +278,7 @@ def number(value: Any, what: str) -> float:
     except (TypeError, ValueError):
         result = float("nan")
     if result - result != 0:
-        raise OptionError(f"expected {what} to be a number, received {value!r}")
+        raise OptionError(f"expected {label} to be a number, received {value!r}")
     return result
 
 
@@ -294,7 +294,7 @@ class WeightedTerm:
     def __call__(self, prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext) -> Tensor:
         """Return the unweighted value of the term."""
         if self.variables:
-            prediction, target, weight, context = _only(self.variables, prediction, target, weight, context)
+            prediction, target, weight, context = _select_variables(self.variables, prediction, target, weight, context)
         return self.term(prediction, target, weight, context)
 
 
@@ -373,26 +373,26 @@ class WeightedSum:
         return total, values
 
 
-def _only(
+def _select_variables(
     names: tuple[str, ...], prediction: Tensor, target: Tensor, weight: Tensor | None, context: LossContext
 ) -> tuple[Tensor, Tensor, Tensor | None, LossContext]:
     index = context.positions(names)
     count = len(context.variables)
 
-    def cut(whole: Any) -> Any:
-        has_variables = isinstance(whole, torch.Tensor) and whole.ndim >= 3 and whole.shape[-3] == count
-        return whole[..., index, :, :] if has_variables else whole
+    def cut(tensor: Any) -> Any:
+        has_variables = isinstance(tensor, torch.Tensor) and tensor.ndim >= 3 and tensor.shape[-3] == count
+        return tensor[..., index, :, :] if has_variables else tensor
 
     part = replace(context, coarse=cut(context.coarse), scale=cut(context.scale), variables=names)
     return cut(prediction), cut(target), cut(weight), part
 
 
-def _term(name: str, given: Any) -> WeightedTerm:
-    options = dict(given) if isinstance(given, Mapping) else {"weight": given}
+def _term(name: str, settings: Any) -> WeightedTerm:
+    options = dict(settings) if isinstance(settings, Mapping) else {"weight": settings}
     loss = options.pop("loss", name)
     if not isinstance(loss, str) or loss not in TERMS:
         raise OptionError(f"expected a loss among {listing(TERMS)}, received {loss!r}")
-    weight = number(options.pop("weight", 1.0), f"the weight of loss {name!r}")
+    weight = parse_number(options.pop("weight", 1.0), f"the weight of loss {name!r}")
     if weight < 0:
         raise OptionError(f"expected the weight of loss {name!r} to be >= 0, received {weight!r}")
     variables = _names(options.pop("variables", ()), name)
@@ -400,36 +400,40 @@ def _term(name: str, given: Any) -> WeightedTerm:
 
 
 def _build(kind: Any, name: str, options: dict[str, Any]) -> Term:
-    known = {attribute.name: attribute for attribute in fields(kind)}
-    unknown = [option for option in options if option not in known]
+    options_by_name = {attribute.name: attribute for attribute in fields(kind)}
+    unknown = [option for option in options if option not in options_by_name]
     if unknown:
-        legal = listing([*known, "weight", "variables", "loss"])
+        legal = listing([*options_by_name, "weight", "variables", "loss"])
         raise OptionError(f"expected options of loss {name!r} among {legal}, received {listing(unknown)}")
-    missing = [option for option, attribute in known.items() if attribute.default is MISSING and option not in options]
+    missing = [
+        option
+        for option, attribute in options_by_name.items()
+        if attribute.default is MISSING and option not in options
+    ]
     if missing:
         received = listing(options) or "none"
         raise OptionError(f"expected loss {name!r} with option {listing(missing)}, received {received}")
-    values = {option: _value(value, known[option].type, name, option) for option, value in options.items()}
+    values = {option: _value(value, options_by_name[option].type, name, option) for option, value in options.items()}
     term: Term = kind(**values)
     return term
 
 
 def _value(value: Any, kind: Any, name: str, option: str) -> Any:
     """Return a value of the option's type."""
-    what = f"{option} of loss {name!r}"
+    label = f"{option} of loss {name!r}"
     if kind == "bool":
         if not isinstance(value, bool):
-            raise OptionError(f"expected {what} to be true or false, received {value!r}")
+            raise OptionError(f"expected {label} to be true or false, received {value!r}")
         return value
     if kind == "Numbers":
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise OptionError(f"expected {what} to be a list of numbers, received {value!r}")
-        return tuple(number(item, what) for item in value)
-    return None if value is None and "None" in kind else number(value, what)
+            raise OptionError(f"expected {label} to be a list of numbers, received {value!r}")
+        return tuple(parse_number(item, label) for item in value)
+    return None if value is None and "None" in kind else parse_number(value, label)
 
 
-def _names(given: Any, name: str) -> tuple[str, ...]:
-    names = (given,) if isinstance(given, str) else given
+def _names(variables: Any, name: str) -> tuple[str, ...]:
+    names = (variables,) if isinstance(variables, str) else variables
     if not isinstance(names, Sequence) or not all(isinstance(item, str) for item in names):
-        raise OptionError(f"expected variables of loss {name!r} to be a list of names, received {given!r}")
+        raise OptionError(f"expected variables of loss {name!r} to be a list of names, received {variables!r}")
     return tuple(names)

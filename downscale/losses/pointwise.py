@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def counted(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def mask_invalid(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Return prediction, target and weight in one shape, zero for invalid values, at least in float32.
 
     A value is valid if the target is finite and the weight positive. Invalid predictions, NaN included, affect neither
@@ -45,10 +45,10 @@ def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     return (relative * values).sum() / torch.where(total > 0, total, torch.ones_like(total))
 
 
-def check_positive(what: str, value: float, zero: bool = False) -> None:
+def check_positive(label: str, value: float, zero: bool = False) -> None:
     """Raise an OptionError for a value that is not positive; ``zero`` also allows zero."""
     if not (value >= 0 if zero else value > 0):
-        raise OptionError(f"expected {what} {'>=' if zero else '>'} 0, received {value!r}")
+        raise OptionError(f"expected {label} {'>=' if zero else '>'} 0, received {value!r}")
 
 
 def mse(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -67,8 +67,8 @@ def mse(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Ten
     >>> float(mse(torch.tensor([[1.0, 5.0]]), torch.tensor([[3.0, torch.nan]])))
     4.0
     """
-    predicted, truth, weights = counted(prediction, target, weight)
-    return weighted_mean((predicted - truth) ** 2, weights)
+    predictions, truth, weights = mask_invalid(prediction, target, weight)
+    return weighted_mean((predictions - truth) ** 2, weights)
 
 
 def mae(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -76,8 +76,8 @@ def mae(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> Ten
 
     Parameters as for ``mse``. The derivative at zero error is zero.
     """
-    predicted, truth, weights = counted(prediction, target, weight)
-    return weighted_mean((predicted - truth).abs(), weights)
+    predictions, truth, weights = mask_invalid(prediction, target, weight)
+    return weighted_mean((predictions - truth).abs(), weights)
 
 
 def huber(prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, delta: float = 1.0) -> Tensor:
@@ -100,5 +100,5 @@ def huber(prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, d
     Huber, P. J. (1964), Robust estimation of a location parameter, Annals of Mathematical Statistics 35, 73-101.
     """
     check_positive("Huber delta", delta)
-    predicted, truth, weights = counted(prediction, target, weight)
-    return weighted_mean(huber_loss(predicted, truth, reduction="none", delta=delta), weights)
+    predictions, truth, weights = mask_invalid(prediction, target, weight)
+    return weighted_mean(huber_loss(predictions, truth, reduction="none", delta=delta), weights)

@@ -10,7 +10,7 @@ import torch
 
 from downscale.errors import OptionError, ShapeError
 from downscale.fields.aggregate import like
-from downscale.losses.pointwise import check_positive, counted, weighted_mean
+from downscale.losses.pointwise import check_positive, mask_invalid, weighted_mean
 from downscale.metrics.ensemble import crps
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def standard_crps(prediction: Tensor, target: Tensor, weight: Tensor | None = No
 
 
 def _mean_crps(prediction: Tensor, target: Tensor, weight: Tensor | None, members: int, fair: bool) -> Tensor:
-    predicted, truth, weights = counted(prediction.movedim(members, 0), target, weight)
-    return weighted_mean(crps(predicted, truth, fair), weights[0])
+    predictions, truth, weights = mask_invalid(prediction.movedim(members, 0), target, weight)
+    return weighted_mean(crps(predictions, truth, fair), weights[0])
 
 
 def pinball(
@@ -123,7 +123,7 @@ def pinball(
     Koenker, R. and Bassett, G. (1978), Regression quantiles, Econometrica 46, 33-50.
     """
     count = check_levels(levels).size
-    return _weighted_pinball(prediction, target, weight, levels, dimension, np.full(count, 1 / count))
+    return _mean_pinball(prediction, target, weight, levels, dimension, np.full(count, 1 / count))
 
 
 def crps_of_quantiles(
@@ -143,10 +143,10 @@ def crps_of_quantiles(
     """
     probabilities = check_levels(levels, increasing=True)
     edges = np.concatenate([[0.0], (probabilities[1:] + probabilities[:-1]) / 2, [1.0]])
-    return 2 * _weighted_pinball(prediction, target, weight, levels, dimension, np.diff(edges))
+    return 2 * _mean_pinball(prediction, target, weight, levels, dimension, np.diff(edges))
 
 
-def _weighted_pinball(
+def _mean_pinball(
     prediction: Tensor,
     target: Tensor,
     weight: Tensor | None,
@@ -160,10 +160,10 @@ def _weighted_pinball(
             f"expected {probabilities.size} quantiles, one per level, along dimension {dimension} of the prediction, "
             f"received shape {tuple(prediction.shape)}"
         )
-    predicted, truth, weights = counted(prediction.movedim(dimension, 0), target, weight)
-    shape = (-1, *(1,) * (predicted.ndim - 1))
-    level, part = like(probabilities, predicted).reshape(shape), like(parts, predicted).reshape(shape)
-    residual = truth - predicted
+    predictions, truth, weights = mask_invalid(prediction.movedim(dimension, 0), target, weight)
+    shape = (-1, *(1,) * (predictions.ndim - 1))
+    level, part = like(probabilities, predictions).reshape(shape), like(parts, predictions).reshape(shape)
+    residual = truth - predictions
     loss = (part * ((level - 0.5) * residual + 0.5 * residual.abs())).sum(0)
     return weighted_mean(loss, weights[0])
 
@@ -215,7 +215,7 @@ def soft_tversky(
     Machine Learning in Medical Imaging (MICCAI), 379-387.
     """
     check_tversky(thresholds, width, alpha, beta, smooth)
-    predicted, truth, weights = counted(prediction, target, weight)
+    predictions, truth, weights = mask_invalid(prediction, target, weight)
     top = weights.amax().detach()
     weights = weights / torch.where(top > 0, top, torch.ones_like(top))
     total = weights.sum()
@@ -223,7 +223,10 @@ def soft_tversky(
     offset = smooth * torch.where(total > 0, total, torch.ones_like(total))
     losses = []
     for threshold in thresholds:
-        probability, event = torch.sigmoid((predicted - threshold) / width), (truth >= threshold).to(predicted.dtype)
+        probability, event = (
+            torch.sigmoid((predictions - threshold) / width),
+            (truth >= threshold).to(predictions.dtype),
+        )
         both = (weights * probability * event).sum()
         false = (weights * probability * (1 - event)).sum()
         missed = (weights * (1 - probability) * event).sum()
@@ -277,8 +280,8 @@ def event_loss(
     if not gamma >= 1:
         raise OptionError(f"expected gamma from 1 on, received {gamma!r}")
     if name == "bce":
-        predicted, truth, weights = counted(logit, event, weight)
-        losses = torch.nn.functional.binary_cross_entropy_with_logits(predicted, truth, reduction="none")
+        logits, truth, weights = mask_invalid(logit, event, weight)
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         return weighted_mean(losses, weights)
     if name == "dice":
         alpha, beta, gamma = 0.5, 0.5, 1.0

@@ -10,10 +10,10 @@ import torch
 from downscale.errors import ShapeError
 from downscale.fields.aggregate import Aggregation, like
 from downscale.fields.gradient import Spacing, sobel
-from downscale.fields.spectrum import radial_power, rings, steps, taper
-from downscale.kernels.smooth import roughness
-from downscale.losses.pointwise import check_positive, counted, weighted_mean
-from downscale.losses.terrain import excess, whole_stencils
+from downscale.fields.spectrum import mean_steps, radial_power, rings, taper
+from downscale.kernels.smooth import kernel_roughness
+from downscale.losses.pointwise import check_positive, mask_invalid, weighted_mean
+from downscale.losses.terrain import complete_stencils, excess
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,12 +44,12 @@ def soft_closure(
     if tuple(coarse.shape[-2:]) != cells.coarse_shape:
         n_y, n_x = cells.coarse_shape
         raise ShapeError(f"expected coarse values of shape (..., {n_y}, {n_x}), received {tuple(coarse.shape)}")
-    predicted, _, weights = counted(prediction, target, weight)
-    mean = cells.masked(weights > 0).mean(predicted)
+    predictions, _, weights = mask_invalid(prediction, target, weight)
+    mean = cells.apply_mask(weights > 0).mean(predictions)
     (n_y, n_x), tail = cells.coarse_shape, weights.shape[:-2]
     sums = weights.reshape(*tail, n_y, cells.factor_y, n_x, cells.factor_x).sum((-3, -1))
     # Cells with an undefined mean have no weight, and their NaN must not reach a gradient.
-    mean, value, sums = counted(torch.where(sums > 0, mean, torch.zeros_like(mean)), coarse, sums)
+    mean, value, sums = mask_invalid(torch.where(sums > 0, mean, torch.zeros_like(mean)), coarse, sums)
     return weighted_mean((mean - value) ** 2, sums)
 
 
@@ -85,22 +85,22 @@ def sobolev_loss(
     """
     check_positive("Sobolev loss length", 0.0 if length is None else length, zero=True)
     check_positive("Sobolev loss values", values, zero=True)
-    predicted, truth, weights = counted(prediction, target, weight)
-    error = predicted - truth
+    predictions, truth, weights = mask_invalid(prediction, target, weight)
+    error = predictions - truth
     east, north = sobel(error, spacing)
-    dy, dx = steps(spacing)
+    dy, dx = mean_steps(spacing)
     metres = (dy * dx) ** 0.5 if length is None else length
-    stencil_weights = weights * whole_stencils(weights > 0, spacing).to(weights.dtype)
+    stencil_weights = weights * complete_stencils(weights > 0, spacing).to(weights.dtype)
     # Multiply by metres first: the square of a gradient in units per metre may leave the range of float32.
     slopes = (metres * east) ** 2 + (metres * north) ** 2
     return values * weighted_mean(error**2, weights) + weighted_mean(slopes, stencil_weights)
 
 
 def steepness(
-    prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, spacing: Spacing, allowed: Tensor,
+    prediction: Tensor, target: Tensor, weight: Tensor | None = None, *, spacing: Spacing, allowed_slope: Tensor,
     scale: Tensor | float = 1.0,
 ) -> Tensor:  # fmt: skip
-    """Return the area-weighted mean of ``max(0, |grad y| - allowed)**2`` of the prediction, one value for all maps.
+    """Return the area-weighted mean of ``max(0, |grad y| - allowed_slope)**2`` of the prediction over all maps.
 
     The terrain-gradient penalty as a loss; the target only defines the valid cells.
 
@@ -110,14 +110,14 @@ def steepness(
         As for ``mse``.
     spacing : Spacing
         Distances of the fine grid; the arrays may have leading dimensions that broadcast with those of the fields.
-    allowed : tensor that broadcasts to (..., n_y, n_x)
+    allowed_slope : tensor that broadcasts to (..., n_y, n_x)
         Slope without cost, in units of the field per m.
     scale : tensor or float
         Divisor of the excess before squaring, in units of the field per m.
     """
-    predicted, _, weights = counted(prediction, target, weight)
-    stencil_weights = weights * whole_stencils(weights > 0, spacing).to(weights.dtype)
-    return weighted_mean((excess(predicted, spacing, allowed) / scale) ** 2, stencil_weights)
+    predictions, _, weights = mask_invalid(prediction, target, weight)
+    stencil_weights = weights * complete_stencils(weights > 0, spacing).to(weights.dtype)
+    return weighted_mean((excess(predictions, spacing, allowed_slope) / scale) ** 2, stencil_weights)
 
 
 def spectral_distance(
@@ -155,23 +155,25 @@ def spectral_distance(
     Journal of Advances in Modeling Earth Systems 14, e2022MS003120 (radially averaged log spectral distance).
     """
     check_positive("spectral floor", floor)
-    predicted, truth, weights = counted(prediction, target, weight)
+    predictions, truth, weights = mask_invalid(prediction, target, weight)
     shape = (weights.shape[-2], weights.shape[-1])
-    table, window, valid = rings(shape, step), like(taper(shape, periodic), predicted), weights > 0
-    scaled, scaled_truth = _relative(predicted, truth, valid)
-    powers = [radial_power(field, valid, window, table) for field in (scaled, scaled_truth)]
+    table, window, valid = rings(shape, step), like(taper(shape, periodic), predictions), weights > 0
+    scaled_prediction, scaled_truth = _scale_to_target(predictions, truth, valid)
+    powers = [radial_power(field, valid, window, table) for field in (scaled_prediction, scaled_truth)]
     least = floor * powers[1].mean(-1, keepdim=True).detach()
-    varied = least[..., 0] > 100 * torch.finfo(predicted.dtype).eps ** 2 * floor
-    least = torch.where(varied[..., None], least, torch.ones_like(least))
+    has_variation = least[..., 0] > 100 * torch.finfo(predictions.dtype).eps ** 2 * floor
+    least = torch.where(has_variation[..., None], least, torch.ones_like(least))
     distance = ((powers[0] + least).log() - (powers[1] + least).log()) ** 2
-    return weighted_mean(distance.mean(-1), torch.where(varied, weights.sum((-2, -1)), torch.zeros_like(least[..., 0])))
+    return weighted_mean(
+        distance.mean(-1), torch.where(has_variation, weights.sum((-2, -1)), torch.zeros_like(least[..., 0]))
+    )
 
 
-def _relative(made: Tensor, true: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def _scale_to_target(prediction: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Return both in units of the largest target of each map; the mean may be large relative to the variation."""
-    top = torch.where(valid, true.abs(), torch.zeros_like(true)).amax((-2, -1), keepdim=True)
+    top = torch.where(valid, target.abs(), torch.zeros_like(target)).amax((-2, -1), keepdim=True)
     unit = torch.where(top > 0, top, torch.ones_like(top))
-    return made / unit, true / unit
+    return prediction / unit, target / unit
 
 
 def kernel_smoothness(kernels: Iterable[Tensor]) -> Tensor:
@@ -203,7 +205,7 @@ def kernel_smoothness(kernels: Iterable[Tensor]) -> Tensor:
     for kernel in kernels:
         if kernel.ndim < 2:
             raise ShapeError(f"expected kernels of shape (..., k_y, k_x), received {tuple(kernel.shape)}")
-        forms.append(roughness(kernel))
+        forms.append(kernel_roughness(kernel))
         count += kernel.shape[:-2].numel()
     if not count:
         raise ShapeError("expected at least one kernel of shape (..., k_y, k_x), received none")

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def terrain_gradient_penalty(
-    field: Tensor, spacing: Spacing, allowed: Tensor, area: Tensor, mask: Tensor | None = None
+    field: Tensor, spacing: Spacing, allowed_slope: Tensor, area: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """Return ``P(y) = sum a max(0, |grad y| - allowed)**2 / sum a``, one value per map, differentiable.
+    """Return ``P(y) = sum a max(0, |grad y| - allowed_slope)**2 / sum a``, one value per map, differentiable.
 
     Parameters
     ----------
@@ -34,37 +34,37 @@ def terrain_gradient_penalty(
         Fine field; gradients by Sobel in metres.
     spacing : Spacing
         Distances of the fine grid.
-    allowed : tensor, shape (n_y, n_x)
+    allowed_slope : tensor, shape (n_y, n_x)
         Slope without cost, in units of the field per m; 0 gives a plain slope penalty.
     area : tensor, shape (n_y, n_x) or (n_y, 1)
         Fine cell areas.
     mask : tensor of bool, optional
         Valid cells; stencils that touch an invalid cell are left out.
     """
-    filled = field if mask is None else torch.where(mask, field, torch.zeros_like(field))
-    excess_slope = excess(filled, spacing, allowed)
-    weight = area.expand(field.shape[-2:]) * (1.0 if mask is None else whole_stencils(mask, spacing).to(field.dtype))
+    values = field if mask is None else torch.where(mask, field, torch.zeros_like(field))
+    excess_slope = excess(values, spacing, allowed_slope)
+    weight = area.expand(field.shape[-2:]) * (1.0 if mask is None else complete_stencils(mask, spacing).to(field.dtype))
     total = (weight * excess_slope**2).sum(dim=(-2, -1))
     total_weight = weight.sum(dim=(-2, -1)) if mask is not None else weight.sum()
     return total / torch.clamp(total_weight, min=torch.finfo(field.dtype).tiny)
 
 
-def excess(field: Tensor, spacing: Spacing, allowed: Tensor) -> Tensor:
+def excess(field: Tensor, spacing: Spacing, allowed_slope: Tensor) -> Tensor:
     """Return the excess of a field's slope over the allowed one, differentiable, in units of the field per m."""
     east, north = sobel(field, spacing)
     square = east**2 + north**2
     # The root has no derivative at zero, where the excess is zero.
     flat = square == 0
-    return torch.relu(torch.sqrt(square.masked_fill(flat, 1.0)).masked_fill(flat, 0.0) - allowed)
+    return torch.relu(torch.sqrt(square.masked_fill(flat, 1.0)).masked_fill(flat, 0.0) - allowed_slope)
 
 
-def whole_stencils(mask: Tensor, spacing: Spacing) -> Tensor:
+def complete_stencils(mask: Tensor, spacing: Spacing) -> Tensor:
     """Return a mask of cells whose nine stencil cells are all valid."""
     missing = (~mask).to(torch.float64).reshape(-1, 1, *mask.shape[-2:])
     mode = "circular" if spacing.periodic else "replicate"
-    padded = torch.nn.functional.pad(missing, (1, 1, 0, 0), mode=mode)
-    padded = torch.nn.functional.pad(padded, (0, 0, 1, 1), mode="replicate")
-    return (torch.nn.functional.max_pool2d(padded, 3, stride=1) == 0).reshape(mask.shape)
+    padded_missing = torch.nn.functional.pad(missing, (1, 1, 0, 0), mode=mode)
+    padded_missing = torch.nn.functional.pad(padded_missing, (0, 0, 1, 1), mode="replicate")
+    return (torch.nn.functional.max_pool2d(padded_missing, 3, stride=1) == 0).reshape(mask.shape)
 
 
 class TerrainRefinement:
@@ -103,40 +103,42 @@ class TerrainRefinement:
         start = torch.where(mask, proposal, torch.zeros_like(proposal))
         area = start.new_tensor(spacing.area)
         step = start.new_tensor(self._step[rows])[:, None]
-        allowed = self.penalty.allowed(orog, start, spacing)
-        usable = whole_stencils(mask, spacing).to(start.dtype)
-        current = extrapolated = start
+        allowed_slope = self.penalty.allowed(orog, start, spacing)
+        usable = complete_stencils(mask, spacing).to(start.dtype)
+        current = extrapolation = start
         momentum = 1.0
         for _ in range(self.penalty.iterations):
-            slope_of_penalty = _penalty_gradient(extrapolated, spacing, allowed, area, usable)
-            descent = (extrapolated - start) + self.strength * slope_of_penalty
-            projected = _project(extrapolated - step * descent, coarse, cells, mask, bounds)
+            slope_of_penalty = _penalty_gradient(extrapolation, spacing, allowed_slope, area, usable)
+            descent = (extrapolation - start) + self.strength * slope_of_penalty
+            projection = _project(extrapolation - step * descent, coarse, cells, mask, bounds)
             next_momentum = 0.5 * (1 + (1 + 4 * momentum**2) ** 0.5)
-            extrapolated = projected + ((momentum - 1) / next_momentum) * (projected - current)
-            current, momentum = projected, next_momentum
+            extrapolation = projection + ((momentum - 1) / next_momentum) * (projection - current)
+            current, momentum = projection, next_momentum
         return torch.where(mask, current, torch.full_like(current, torch.nan))
 
 
 def _project(field: Tensor, coarse: Tensor, cells: Aggregation, mask: Tensor, bounds: tuple[Bound, Bound]) -> Tensor:
     """Return the nearest field with conserved cell means and bounds; cells without a value conserve their own mean."""
-    unbounded = bounds == (None, None)
-    cells = cells.masked(mask)
-    projected = additive(field, coarse, cells) if unbounded else bounded(field, coarse, cells, bounds)
-    return torch.where(mask, projected, torch.zeros_like(projected))
+    is_unbounded = bounds == (None, None)
+    cells = cells.apply_mask(mask)
+    projection = additive(field, coarse, cells) if is_unbounded else bounded(field, coarse, cells, bounds)
+    return torch.where(mask, projection, torch.zeros_like(projection))
 
 
-def _penalty_gradient(field: Tensor, spacing: Spacing, allowed: Tensor, area: Tensor, usable: Tensor) -> Tensor:
-    """Return the derivative of ``sum a max(0, |grad y| - allowed)**2`` divided by the areas."""
+def _penalty_gradient(field: Tensor, spacing: Spacing, allowed_slope: Tensor, area: Tensor, usable: Tensor) -> Tensor:
+    """Return the derivative of ``sum a max(0, |grad y| - allowed_slope)**2`` divided by the areas."""
     if spacing.periodic:
         # With wrapping and trimming, cells at the seam add their terms in the same order as in a cut block.
         columns = np.arange(-2, field.shape[-1] + 2) % field.shape[-1]
-        wrapped = spacing.columns(columns)
+        wrapped_spacing = spacing.columns(columns)
         index = torch.as_tensor(columns, device=field.device)
-        field, allowed, area, usable = (part.index_select(-1, index) for part in (field, allowed, area, usable))
-        return _penalty_gradient(field, wrapped, allowed, area, usable)[..., 2:-2]
+        field, allowed_slope, area, usable = (
+            part.index_select(-1, index) for part in (field, allowed_slope, area, usable)
+        )
+        return _penalty_gradient(field, wrapped_spacing, allowed_slope, area, usable)[..., 2:-2]
     with torch.enable_grad():
         point = field.detach().requires_grad_(True)
-        total = (area * usable * excess(point, spacing, allowed) ** 2).sum()
+        total = (area * usable * excess(point, spacing, allowed_slope) ** 2).sum()
         (derivative,) = torch.autograd.grad(total, point)
     return derivative / area
 

@@ -76,7 +76,7 @@ def weights(
     target = pick_target(where, factor, target_grid, None)
     kernel = operator(method, where.grid, target.parts, taps, order)
     y, x = (_along(parts, axis.dense(parts.coarse.size)) for parts, axis in zip(target.parts, kernel.axes, strict=True))
-    fine_grid = target.fine if target.where is None else target.where.grid
+    fine_grid = target.fine if target.axes is None else target.axes.grid
     return weights_dataset(y, x, where.grid, fine_grid, layout=layout, method=method, normalization=normalization)  # type: ignore[arg-type]
 
 

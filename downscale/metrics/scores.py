@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from downscale.errors import OptionError, ShapeError, listing
 from downscale.fields.gradient import Spacing, sobel
-from downscale.fields.spectrum import radial_power, resolved, rings, steps, taper
+from downscale.fields.spectrum import has_rings, mean_steps, radial_power, rings, taper
 from downscale.metrics.distribution import Distribution
 from downscale.metrics.ensemble import Ranks, crps, spread_skill
 from downscale.metrics.events import Fractions, check_scales
@@ -107,8 +107,8 @@ class Spectra:
         too smooth. None if maps are too small, or too elongated, for a spectrum.
         """
         shape = (true.shape[-2], true.shape[-1])
-        closed, step = (False, (1.0, 1.0)) if spacing is None else (spacing.periodic, steps(spacing))
-        if not resolved(shape, step):
+        closed, step = (False, (1.0, 1.0)) if spacing is None else (spacing.periodic, mean_steps(spacing))
+        if not has_rings(shape, step):
             return None
         table = rings(shape, step)
         window, valid, map_weight = taper(shape, closed), weight > 0, weight.sum(axis=(-2, -1))

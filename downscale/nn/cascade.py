@@ -114,7 +114,7 @@ class Cascade:
         base, deviation, weights, cells = self._common(x, place)
         noise = Noise(self.draws)
         # Means over all cells where they are removed, over valid ones where they are met.
-        valid_cells = cells.masked(place.statics["mask"] > 0.5 if "mask" in place.statics else None)
+        valid_cells = cells.apply_mask(place.statics["mask"] > 0.5 if "mask" in place.statics else None)
         maps = base.new_empty((len(numbers), *base.shape[1:]))
         # Members are processed in turn, because neighbouring times share noise.
         for k in sorted(range(len(numbers)), key=lambda k: self.draws.member(numbers[k])):

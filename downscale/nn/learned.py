@@ -284,7 +284,7 @@ def _summed(numbers: Tensor, counts: tuple[int, ...]) -> Tensor:
 def _proposed(proposal: Tensor, detail: Tensor, cells: Aggregation, mask: Tensor | None, spec: ModelSpec) -> Tensor:
     """Return ``U x + (I - S A) g``, NaN where the kernel result is missing."""
     if spec.constraint != "none":
-        detail = detail - cells.broadcast_to_fine(cells.masked(mask).mean(detail))
+        detail = detail - cells.broadcast_to_fine(cells.apply_mask(mask).mean(detail))
     if mask is None:
         return proposal + detail
     # Missing cells carry no gradient.
@@ -310,12 +310,12 @@ def _exponent(x: Tensor, proposal: Tensor, result: Tensor, cells: Aggregation) -
 def _imposed(name: str, z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None, bounds: Bounds) -> Tensor:
     """Return constrained fields; a cell whose value violates the bounds keeps it, spread evenly."""
     if name == "additive" or (name == "bounded" and bounds == (None, None)):
-        return constraint("additive")(z, x, cells.masked(mask))
+        return constraint("additive")(z, x, cells.apply_mask(mask))
     low = -torch.inf if bounds[0] is None else bounds[0]
     high = torch.inf if bounds[1] is None else bounds[1]
     bad = infeasible(x, low, high)
     inside = torch.where(bad, x.clamp(low, high), x)
-    inner = constraint(name)(z.clamp_min(0) if name == "multiplicative" else z, inside, cells.masked(mask), bounds)
+    inner = constraint(name)(z.clamp_min(0) if name == "multiplicative" else z, inside, cells.apply_mask(mask), bounds)
     return torch.where(cells.broadcast_to_fine(bad), torch.where(torch.isnan(z), z, cells.broadcast_to_fine(x)), inner)
 
 
@@ -502,7 +502,7 @@ class Bound:
         if not bool(missing.any()):
             return Seen(x, proposal, others)
         fields = torch.where(missing, torch.nan, fields)
-        fields = fill_missing(fields, missing, self.kernel.reach, closed, nothing=torch.nan)
+        fields = fill_missing(fields, missing, self.kernel.reach, closed, default=torch.nan)
         filled, others = fields.tensor_split([fields.shape[1] - predictors], dim=1)
         return Seen(filled, self.kernel(filled, place), others)
 
@@ -610,6 +610,6 @@ def cells_of(grid: Grid, parts: BothParts) -> Aggregation:
     """Return the operator A of a whole grid and its parts, with the areas of the grid."""
     if isinstance(grid, RectilinearGrid):
         if grid.separable:
-            return Aggregation(parts[0].share, parts[1].share, *counts_of(parts))
+            return Aggregation(parts[0].area_fraction, parts[1].area_fraction, *counts_of(parts))
         return Aggregation.between(grid, grid.with_axes(parts[0].axis, parts[1].axis))
     return Aggregation.between(grid, grid.refine(*counts_of(parts)))

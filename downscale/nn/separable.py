@@ -19,7 +19,13 @@ from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.subcells import Subcells
 from downscale.kernels.classic import block_weights, cubic_weights, linear_weights
-from downscale.kernels.sobolev import AxisWeights, check_settings, check_solved, enforce_cell_law, part_weights
+from downscale.kernels.sobolev import (
+    AxisWeights,
+    check_settings,
+    check_solution,
+    enforce_cell_conservation,
+    part_weights,
+)
 from downscale.kernels.windows import Windows
 from downscale.typing import Place
 
@@ -106,7 +112,7 @@ def parts_of(grid: Grid, factor: Factor | BothParts) -> BothParts:
     if isinstance(factor, tuple) and isinstance(factor[0], Subcells):
         return factor  # type: ignore[return-value]
     factor_y, factor_x = factor_pair(factor)  # type: ignore[arg-type]
-    return Subcells.equal(grid.y, factor_y), Subcells.equal(grid.x, factor_x)
+    return Subcells.from_factor(grid.y, factor_y), Subcells.from_factor(grid.x, factor_x)
 
 
 def counts_of(parts: BothParts) -> tuple[int, int]:
@@ -125,7 +131,7 @@ def _sobolev_axis(parts: Subcells, taps: int, order: float) -> AxisWeights:
     axis = parts.coarse
     if parts.count == 1:
         return block_weights(1, axis.size)
-    arrays = (axis.measure_edges, *parts.measure_pairs, parts.share, parts.measure)
+    arrays = (axis.measure_edges, *parts.measure_pairs, parts.area_fraction, parts.measure)
     flat = np.flatnonzero(np.diff(axis.measure_edges) == 0)
     cell = int(flat[0]) if flat.size else int((arrays[1] == arrays[2]).argmax()) // parts.count
     if flat.size or (arrays[1] == arrays[2]).any():
@@ -145,8 +151,8 @@ def _solved(
     cells, first, last, shares, sizes = (np.frombuffer(buffer) for buffer in (edges, low, high, share, measure))
     parent = np.repeat(np.arange(cells.size - 1), first.size // (cells.size - 1))
     solved = part_weights(cells, first, last, parent, taps, order, period)
-    check_solved(solved, sizes, parent)
-    axis_weights = enforce_cell_law(solved, shares)
+    check_solution(solved, sizes, parent)
+    axis_weights = enforce_cell_conservation(solved, shares)
     for array in (axis_weights.weights, axis_weights.start):
         array.setflags(write=False)
     return axis_weights

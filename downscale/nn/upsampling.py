@@ -20,7 +20,7 @@ from downscale.errors import OptionError, listing
 from downscale.kernels.coverage import Coverage
 from downscale.kernels.imaging import AxisKernel, reference
 from downscale.kernels.laws import Law
-from downscale.kernels.smooth import roughness, smooth
+from downscale.kernels.smooth import kernel_roughness, smooth
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
 from downscale.nn.gather import AxisGeometry, gather
 from downscale.nn.layers import DilatedConv2d, Shuffle, activation, convolution
@@ -451,4 +451,4 @@ def smooth_layers(module: nn.Module, strength: float) -> list[Smoothed]:
 
 
 def _relative(weight: Tensor) -> float:
-    return float(roughness(weight.double()) / weight.double().square().sum().clamp_min(1e-300))
+    return float(kernel_roughness(weight.double()) / weight.double().square().sum().clamp_min(1e-300))

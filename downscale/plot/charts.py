@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from downscale.cf.horizontal import Horizontal, XarrayObject
 from downscale.errors import InputError, OptionError
 from downscale.fields.gradient import Spacing
-from downscale.fields.spectrum import radial_power, rings, steps, taper
+from downscale.fields.spectrum import mean_steps, radial_power, rings, taper
 from downscale.plot.cells import Array, find_field
 from downscale.plot.style import MINUS, PALETTE, blank, check_path, name_of, note, raised, tidy, write
 
@@ -49,7 +49,7 @@ def power_spectrum(field: XarrayObject) -> tuple[Array, Array]:
 
 def _density(field: xr.DataArray, where: Horizontal) -> tuple[Array, Array]:
     spacing = Spacing.of(where.grid)
-    step = steps(spacing)
+    step = mean_steps(spacing)
     fields = field.transpose(..., *where.dims).data
     shape = (fields.shape[-2], fields.shape[-1])
     fields = fields.reshape((-1, *shape))
@@ -144,7 +144,7 @@ def _reference(panel: Any, wave: Array, power: Array, slope: float) -> None:
 
 def _mark_shortest(panel: Any, where: Horizontal, label: str) -> None:
     """Mark the shortest resolved wave of a grid."""
-    shortest = 2e-3 * max(steps(Spacing.of(where.grid)))
+    shortest = 2e-3 * max(mean_steps(Spacing.of(where.grid)))
     panel.axvline(shortest, color="0.55", linewidth=0.8)
     transform = panel.get_xaxis_transform()
     note(panel, shortest, 0.98, f" shortest wave of {label}", transform=transform, va="top", ha="left")

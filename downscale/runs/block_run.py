@@ -28,7 +28,7 @@ from downscale.cf.times import time_encodings
 from downscale.conservation.report import ConservationReport, VariableReport
 from downscale.errors import DownscaleError, OptionError
 from downscale.io.chunks import chunk_sizes
-from downscale.io.leases import only_run, require_no_run
+from downscale.io.leases import lock_output, require_no_run
 from downscale.io.merge import merge_files
 from downscale.options import get_options, option, set_options
 from downscale.output import to_netcdf, to_zarr
@@ -162,7 +162,7 @@ def lock_outputs(blocks: BlockPlan, how: BlockOptions) -> Iterator[None]:
     # The folder of the result exists before that of the blocks.
     names = [blocks.target.with_name(path.name) for path in blocks.paths]
     locked, others = (blocks.target, names) if how.block is None else (names[how.block], [blocks.target])
-    with only_run(locked):
+    with lock_output(locked):
         for name in others:
             if name != locked or how.block is not None:
                 require_no_run(name)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from downscale.cf.dates import DAY, Clock, parts_of, values_of
 from downscale.cf.horizontal import horizontal
-from downscale.cf.times import date_bounds, frequency, steps, time_name
+from downscale.cf.times import cmip_frequency, date_bounds, step_lengths, time_name
 from downscale.engine.plan import Plan, readable_bytes
 from downscale.errors import InputError, OptionError, OutputError, counted
 from downscale.io.encoding import SHORT
@@ -102,9 +102,9 @@ def record_of(ds: xr.Dataset) -> Record:
         if pairs is not None and pairs.dtype.kind in "MO":
             # A mean stamped at the end of its period belongs to the year before.
             dates = np.asarray(pairs[:, 0] + (pairs[:, 1] - pairs[:, 0]) // 2)
-        lengths = steps(ds, name)
+        lengths = step_lengths(ds, name)
         is_daily = not lengths.size or lengths.min() >= 1
-        digits = DIGITS.get(str(frequency(ds)), DIGITS["day"] if is_daily else ALL_DIGITS)
+        digits = DIGITS.get(str(cmip_frequency(ds)), DIGITS["day"] if is_daily else ALL_DIGITS)
         return Record(str(ds[name].dims[0]), ds[name].size, dates, digits)
     fields = [field for field in ds.data_vars.values() if set(horizontal(ds, guess=True).dims) <= set(field.dims)]
     if any("time" in field.dims for field in fields):

@@ -123,7 +123,7 @@ def _detail_numbers(values: Floats, prepared: Prepared, name: str) -> dict[str, 
     cells, area = prepared.jobs[name].cells, prepared.fine.cell_area
     valid = np.isfinite(values)
     weight = np.where(valid, area, 0.0)
-    detail = np.where(valid, values - cells.broadcast_to_fine(cells.masked(valid).mean(values)), 0.0)
+    detail = np.where(valid, values - cells.broadcast_to_fine(cells.apply_mask(valid).mean(values)), 0.0)
     orog = np.asarray(prepared.statics["orog"], dtype=np.float64)
     relief = orog - cells.broadcast_to_fine(cells.mean(orog))
     relief_sum = float((weight * relief**2).sum())

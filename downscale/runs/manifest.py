@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from downscale.io.leases import left_of, temporary_beside
+from downscale.io.leases import orphan_target, temporary_beside
 from downscale.io.library import plain_file
 from downscale.io.merge import checksum
 from downscale.io.paths import address_of, flush, remove
@@ -151,7 +151,7 @@ def sweep(targets: Iterable[Path]) -> list[Path]:
     leftovers = []
     for folder in {target.parent for target in targets}:
         for path in sorted(folder.glob(".*.part")) if folder.is_dir() else ():
-            if left_of(path) in names:
+            if orphan_target(path) in names:
                 with suppress(FileNotFoundError):
                     remove(path)
                     leftovers.append(path)

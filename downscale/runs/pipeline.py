@@ -17,7 +17,7 @@ from downscale.check.self_validation import self_validation, terrain_penalty_val
 from downscale.engine.memory import READING
 from downscale.errors import OutputError
 from downscale.io.config import read_recipe
-from downscale.io.paths import OVERWRITE, check_netcdf, check_target, named_files, sources_of
+from downscale.io.paths import OVERWRITE, check_netcdf, check_target, find_named_files, sources_of
 from downscale.io.read import open_dataset
 from downscale.io.store import check_store
 from downscale.plot.figures import compare
@@ -140,7 +140,7 @@ def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[
 
 def inputs_of(recipe: Recipe, coarse: xr.Dataset) -> tuple[str, ...]:
     """Return all files that a run reads, or that its recipe names as input."""
-    names = named_files(recipe.model_dump(mode="json", exclude={"output"}))
+    names = find_named_files(recipe.model_dump(mode="json", exclude={"output"}))
     return (*sources_of(coarse), *static_sources(recipe), *names)
 
 

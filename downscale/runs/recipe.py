@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PositiveFloat, create_model, model_validator
 
 from downscale.errors import listing
-from downscale.io.config import Block, checked, read_recipe
+from downscale.io.config import Block, read_recipe, validate_block
 from downscale.request import ARGUMENTS, Request
 
 
@@ -158,7 +158,7 @@ def parse_recipe(content: dict[str, Any], origin: str = "recipe") -> Recipe:
     >>> parse_recipe(content).downscale.factor
     2
     """
-    return checked(Recipe, content, origin)
+    return validate_block(Recipe, content, origin)
 
 
 def recipe_of(arguments: Mapping[str, Any], *, title: str, path: str, chunks: Any, output: dict[str, Any]) -> Recipe:

@@ -10,7 +10,7 @@ import xarray as xr
 from downscale.cf.coordinates import select
 from downscale.engine.plan import Plan
 from downscale.errors import InputError, listing
-from downscale.io.paths import called, sources_of
+from downscale.io.paths import input_name, sources_of
 from downscale.io.read import open_dataset
 from downscale.io.statics import pick_static
 from downscale.losses.penalty import TerrainPenalty
@@ -26,7 +26,9 @@ def open_input(path: str | list[str], chunks: Any = "auto") -> xr.Dataset:
     ds = open_dataset(_found(path) if isinstance(path, str) else [_found(name) for name in path], chunks=chunks)
     empty = {str(dim) for field in ds.data_vars.values() for dim, size in field.sizes.items() if not size}
     if empty:
-        raise InputError(f"expected at least one value along {listing(sorted(empty))} in {called(path)}, received none")
+        raise InputError(
+            f"expected at least one value along {listing(sorted(empty))} in {input_name(path)}, received none"
+        )
     return ds
 
 

@@ -86,7 +86,7 @@ def plan_axis(
     source = read_axis(ds, dim)
     if factor is not None:
         target_cells = source.refine(check_factor(factor))
-        parts, words = Subcells.nested(source.axis, target_cells.axis, check_factor(factor)), f"{dim} x{factor}"
+        parts, words = Subcells.from_nested(source.axis, target_cells.axis, check_factor(factor)), f"{dim} x{factor}"
     else:
         target_cells = target_axis(source, target)
         parts = Subcells.between(source.axis, target_cells.axis)
@@ -128,7 +128,7 @@ def _whole_parts(parts: Subcells) -> NDArray[np.int64] | None:
     """Return the piece that equals each target cell, or None if a target cell is not exactly one piece."""
     pieces = np.flatnonzero(parts.owner >= 0)
     counts = np.bincount(parts.owner[pieces], minlength=parts.target.size)
-    if (counts != 1).any() or (parts.covered < 1 - SLACK).any():
+    if (counts != 1).any() or (parts.covered_fraction < 1 - SLACK).any():
         return None
     return pieces[np.argsort(parts.owner[pieces], kind="stable")]
 
@@ -145,10 +145,10 @@ def _operators(axis: CellAxis, parts: Subcells, equal: bool, request: Request) -
 
     @cache
     def of(columns: int) -> tuple[RectilinearGrid, Any, tuple[Subcells, Subcells], Any, Aggregation]:
-        columns_axis = Subcells.equal(CellAxis(np.arange(columns + 1.0), "index"), 1)
+        columns_axis = Subcells.from_factor(CellAxis(np.arange(columns + 1.0), "index"), 1)
         grid, pair = RectilinearGrid(axis, columns_axis.coarse), (parts, columns_axis)
         fine = RectilinearGrid(parts.target, columns_axis.target) if equal else SubcellGrid(*pair)
-        cells = Aggregation(parts.share, columns_axis.share, parts.count, 1)
+        cells = Aggregation(parts.area_fraction, columns_axis.area_fraction, parts.count, 1)
         return grid, fine, pair, operator(str(request.method), grid, pair, request.taps, request.line_order), cells
 
     return of
@@ -246,7 +246,7 @@ def _select_rows(fine: Any, whole: NDArray[np.int64] | None) -> Any:
 
 def _repeat_largest(variable: xr.DataArray, plan: AxisPlan) -> xr.Variable:
     """Return codes on the target cells: each takes that of the source cell that covers most of it."""
-    if (plan.parts.covered < SLACK).any():
+    if (plan.parts.covered_fraction < SLACK).any():
         raise GridError(
             f"expected a target within the axis for the codes {variable.name!r}, received one beyond it; crop it"
         )

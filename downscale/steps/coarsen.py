@@ -85,7 +85,7 @@ def _mean(cells: Aggregation, areas: tuple[Any, Any] | None, na_thres: float) ->
         valid = np.isfinite(values)
         if valid.all():
             return cells.mean(values) if areas is None else cells.mean(values) * areas[1]
-        valid_cells = cells.masked(valid)
+        valid_cells = cells.apply_mask(valid)
         means, valid_fraction = valid_cells.mean(values), valid_cells.valid_fraction
         means = np.where(1 - valid_fraction <= na_thres + SLACK, means, np.nan)
         # The sum over a block is that of its valid cells.
@@ -101,7 +101,7 @@ def _largest(cells: Aggregation) -> Callable[[np.ndarray], np.ndarray]:
         fallback = cells.reduce_cells(block, np.maximum, np.fmin.reduce(block, axis=None))
         if codes.size == 0:
             return fallback
-        fractions = np.stack([cells.masked(block == code).valid_fraction for code in codes])
+        fractions = np.stack([cells.apply_mask(block == code).valid_fraction for code in codes])
         return np.where(fractions.max(axis=0) > 0, codes[fractions.argmax(axis=0)], fallback)
 
     return largest
@@ -129,6 +129,6 @@ def cell_area(obj: XarrayObject) -> xr.DataArray:
     """
     ds, _ = as_dataset(obj)
     where = warn_of_plane(horizontal(ds))
-    coords = {name: ds[name].variable for name in (*where.dims, *(where.planes or ())) if name in ds.variables}
+    coords = {name: ds[name].variable for name in (*where.dims, *(where.positions or ())) if name in ds.variables}
     area = new_coordinates(ds, where, where.grid)[AREA]
     return xr.DataArray(area, coords=coords, name=AREA)

@@ -81,7 +81,7 @@ def describe_request(request: Request, prepared: Prepared | None, steps: list[st
     words = list(steps)
     if prepared is not None:
         target, dims = prepared.target, prepared.where.dims
-        cells = None if target.where is None else "to {} x {} cells".format(*target.where.grid.shape)
+        cells = None if target.axes is None else "to {} x {} cells".format(*target.axes.grid.shape)
         words += [cells] if cells else [f"{dim} x{factor}" for dim, factor in zip(dims, target.factors, strict=True)]
     words.append(f"method={method}")
     if prepared is not None and (request.members is not None or find_method(request.method).members):

@@ -101,7 +101,7 @@ def _grid_copies(job: Job, prepared: Prepared, cells: int) -> int:
     if isinstance(job.fine, SubcellGrid):
         return 0
     copies = 0 if job.fine.separable else AREA_COPIES
-    if prepared.where.planes is not None:
+    if prepared.where.positions is not None:
         copies += CORNER_COPIES if cells <= MOST_CORNERS else POSITION_COPIES
     return copies + POLYGON_COPIES * isinstance(job.fine, CurvilinearGrid)
 

@@ -22,7 +22,7 @@ from downscale.deconvolution.weights import Instrument
 from downscale.engine.job import Job
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, ShapeError, called, listing
 from downscale.fields.aggregate import Aggregation
-from downscale.io.statics import brought_over, mask_on_grid, on_grid, pick_mask, pick_static
+from downscale.io.statics import pick_mask, pick_static, regrid_mask, regrid_static, sampling_note
 from downscale.io.target import Target, is_file, open_target, pick_target
 from downscale.methods.learned import Model, bound_model, looked_at, opened
 from downscale.methods.members import draws_of
@@ -94,7 +94,7 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
     statics, rate, notes = _statics(target.fine, where, request)
     inputs = {"orog": statics["orog"]} if "orog" in statics else {}
     if request.sftlf is not None and is_learned(method) and "sftlf" in method.spec.statics:
-        inputs["sftlf"] = on_grid(pick_mask(request.sftlf), target.fine, "sftlf", where)
+        inputs["sftlf"] = regrid_static(pick_mask(request.sftlf), target.fine, "sftlf", where)
     jobs, model = _jobs(ds, fields, where, target, method, request, inputs)
     for array in () if model is None else model.inputs.values():
         reason = direction_reason(array)
@@ -268,12 +268,12 @@ def _statics(fine: Any, where: Horizontal, request: Request) -> tuple[dict[str, 
     rate, sources, statics = request.lapse_rate, {}, {}
     if request.mask is not None:
         sources["mask"] = pick_mask(request.mask)
-        statics["mask"] = mask_on_grid(sources["mask"], fine, where)
+        statics["mask"] = regrid_mask(sources["mask"], fine, where)
     if request.orog is not None:
         sources["orog"] = pick_static(request.orog)
-        statics["orog"] = on_grid(sources["orog"], fine, "orog", where)
+        statics["orog"] = regrid_static(sources["orog"], fine, "orog", where)
         if isinstance(rate, xr.DataArray):
-            rate = on_grid(pick_static(rate), fine, "lapse_rate", where)
+            rate = regrid_static(pick_static(rate), fine, "lapse_rate", where)
         elif rate is not None and not (is_number(rate) and math.isfinite(rate)):
             raise OptionError(
                 f"expected {called('lapse_rate')} to be a number or a DataArray (units per metre), received {rate!r}"
@@ -282,7 +282,7 @@ def _statics(fine: Any, where: Horizontal, request: Request) -> tuple[dict[str, 
         return statics, rate, ()
     if request.sftlf is not None:
         sources["sftlf"] = pick_mask(request.sftlf)
-    notes = (brought_over(source, where, name) for name, source in sources.items())
+    notes = (sampling_note(source, where, name) for name, source in sources.items())
     return statics, rate, tuple(note for note in notes if note is not None)
 
 

@@ -230,7 +230,7 @@ def _kernel(source: Source, coarse: Floats, variable: Variable) -> Floats:
 
     x = torch.from_numpy(coarse)
     proposal = source.operator(x)
-    cells, (low, high) = source.cells.masked(torch.isfinite(proposal)), _limits(variable)
+    cells, (low, high) = source.cells.apply_mask(torch.isfinite(proposal)), _limits(variable)
     feasible = bool(((x >= low) & (x <= high) | torch.isnan(x)).all())
     if variable.bounds != (None, None) and feasible:
         return np.asarray(bounded(proposal, x, cells, variable.bounds).numpy())

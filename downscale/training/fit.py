@@ -16,8 +16,8 @@ import torch
 
 from downscale.errors import InputError, OptionError, OutputError
 from downscale.io.config import read_recipe
-from downscale.io.leases import only_run
-from downscale.io.paths import IN_RECIPE, check_target, named_files
+from downscale.io.leases import lock_output
+from downscale.io.paths import IN_RECIPE, check_target, find_named_files
 from downscale.losses.compose import WeightedSum
 from downscale.models.checkpoint import Record, load_record, save
 from downscale.nn.networks import build
@@ -122,7 +122,7 @@ def train(
         return checkpoint
     target, folder = check_output(recipe, resume)
     try:
-        with terminable_call(), only_run(target) if is_first() else nullcontext():
+        with terminable_call(), lock_output(target) if is_first() else nullcontext():
             return _run(prepare(recipe, tell), target, folder, resume, tell)
     finally:
         with suppress(OSError):
@@ -134,7 +134,7 @@ def train(
 def check_output(recipe: TrainingRecipe, resume: bool) -> tuple[Path, Path]:
     """Return the paths of the checkpoint, and of the folder of logs and state, after checking that they are free."""
     output = recipe.output
-    inputs = named_files(recipe.model_dump(mode="json", exclude={"output"}))
+    inputs = find_named_files(recipe.model_dump(mode="json", exclude={"output"}))
     target = check_target(output.path, output.overwrite or resume, inputs, IN_RECIPE)
     if resume and target.exists() and not output.overwrite:
         load_record(target)

@@ -27,7 +27,7 @@ from downscale.fields.aggregate import Aggregation
 from downscale.grid.subcells import Subcells
 from downscale.io.paths import sources_of
 from downscale.io.read import open_dataset
-from downscale.io.statics import on_grid, pick_static
+from downscale.io.statics import pick_static, regrid_static
 from downscale.models.static_features import NEEDS, companions
 from downscale.models.time_features import clock_values
 from downscale.nn.separable import Separable, sobolev_operator
@@ -203,7 +203,10 @@ def open_source(pair: Pair, data: Data, network: Network) -> Source:
         if lead and time in lead and lead[0] != time:
             raise InputError(f"expected {time!r} as the first dimension of {outputs[0].maps.name!r}, received {lead}")
         cells = Aggregation.between(grid, fine)
-        subcells = (Subcells.nested(grid.y, fine.y, data.factor[0]), Subcells.nested(grid.x, fine.x, data.factor[1]))
+        subcells = (
+            Subcells.from_nested(grid.y, fine.y, data.factor[0]),
+            Subcells.from_nested(grid.x, fine.x, data.factor[1]),
+        )
         sizes = outputs[0].maps.shape[:-2] or (1,)
         return Source(
             label=pair.fine, pair=pair, outputs=outputs, coarse=coarse, predictors=predictors, fine=fine, grid=grid,
@@ -376,7 +379,7 @@ def _statics(
         else:
             variable = pair.orog_variable if name == "orog" else "sftlf"
             static = pick_static(open_maps(path), variable)
-        fields[name] = np.asarray(on_grid(static, fine, name, where), dtype=np.float64)
+        fields[name] = np.asarray(regrid_static(static, fine, name, where), dtype=np.float64)
         if name == "sftlf" and fields[name].max(initial=0) > 1.5:
             fields[name] = fields[name] / 100
     features = companions(data.statics, fine, cells, fields, where.locator)
@@ -448,7 +451,7 @@ def read_map(source: Source, number: int) -> Map:
     predictors = [read_predictor(source, field, number) for field in source.predictors]
     # Single precision, as in the cache: ten times as fast as double.
     proposal = source.operator(torch.from_numpy(coarse)).numpy()
-    shares = source.cells.masked(np.isfinite(truth)).valid_fraction
+    shares = source.cells.apply_mask(np.isfinite(truth)).valid_fraction
     target = np.where(source.cells.broadcast_to_fine(shares) >= WHOLE, truth, np.nan).astype(np.float32)
     inputs = np.stack(predictors).astype(np.float32) if predictors else np.empty((0, *coarse.shape[1:]), np.float32)
     return Map(target, proposal, coarse, inputs)
@@ -465,12 +468,12 @@ def read_predictor(source: Source, field: Field, number: int) -> NDArray[np.floa
 
 
 def _first(source: Source, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return values if source.first is None else source.first.masked(np.isfinite(values)).mean(values)
+    return values if source.first is None else source.first.apply_mask(np.isfinite(values)).mean(values)
 
 
 def _mean(source: Source, fine: NDArray[np.float64]) -> NDArray[np.float64]:
     valid = np.isfinite(fine)
-    return np.asarray(source.cells.masked(None if valid.all() else valid).mean(fine))
+    return np.asarray(source.cells.apply_mask(None if valid.all() else valid).mean(fine))
 
 
 class MapCache:

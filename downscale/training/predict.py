@@ -77,9 +77,9 @@ def kernel_alone(spec: ModelSpec, batch: Batch) -> Tensor:
         z, x = batch.proposal[:, i : i + 1], batch.coarse[:, i : i + 1]
         variable_mask = None if valid is None else valid[:, i : i + 1]
         if variable.bounds == (None, None):
-            fields.append(additive(z, x, batch.cells.masked(variable_mask)))
+            fields.append(additive(z, x, batch.cells.apply_mask(variable_mask)))
         else:
-            fields.append(bounded(z, x, batch.cells.masked(variable_mask), variable.bounds))
+            fields.append(bounded(z, x, batch.cells.apply_mask(variable_mask), variable.bounds))
     return torch.cat(fields, dim=1)
 
 

@@ -26,7 +26,7 @@ from pydantic import (
 
 from downscale.cf.units import same_units
 from downscale.errors import OptionError, listing
-from downscale.io.config import Block, checked, read_recipe
+from downscale.io.config import Block, read_recipe, validate_block
 from downscale.nn.spec import CONSTRAINTS, ENCODINGS, STATICS
 
 SECONDS = {"s": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0,
@@ -378,4 +378,4 @@ def parse_training(content: dict[str, Any], origin: str = "recipe") -> TrainingR
     >>> parse_training({"data": data, "output": {"path": "rain.safetensors"}}).data.factor
     (4, 4)
     """
-    return checked(TrainingRecipe, content, origin)
+    return validate_block(TrainingRecipe, content, origin)
