@@ -125,9 +125,7 @@ def bounded(z: Tensor, x: Tensor, cells: Aggregation, bounds: tuple[Bound, Bound
     return _unless_masked(exact + (y - y.detach()) if y.requires_grad else exact, z, cells)
 
 
-def _shift(
-    z: Tensor, x: Tensor, cells: Aggregation, lower: float, upper: float
-) -> Tensor:
+def _shift(z: Tensor, x: Tensor, cells: Aggregation, lower: float, upper: float) -> Tensor:
     """Return t with ``A clip(z + t, lower, upper) = x`` for each coarse cell, shape (..., n_y, n_x)."""
     if lower == -torch.inf and upper == torch.inf:
         return x - cells.mean(z)
@@ -175,9 +173,7 @@ def _shift_between(values: Tensor, fraction: Tensor, x: Tensor, lower: float, up
     return torch.where((values.isnan() & (fraction > 0)).any(-1), shift * torch.nan, shift)
 
 
-def _differentiable(
-    z: Tensor, x: Tensor, cells: Aggregation, lower: float, upper: float, shift: Tensor
-) -> Tensor:
+def _differentiable(z: Tensor, x: Tensor, cells: Aggregation, lower: float, upper: float, shift: Tensor) -> Tensor:
     """Return one differentiable Newton step from the solution: its derivative is the implicit one."""
     candidate = z + cells.broadcast_to_fine(shift)
     free = (candidate > lower) & (candidate < upper)
@@ -187,9 +183,7 @@ def _differentiable(
     return (candidate - torch.where(free, cells.broadcast_to_fine(step), torch.zeros_like(z))).clamp(lower, upper)
 
 
-def _restore_accuracy(
-    y: Tensor, z: Tensor, x: Tensor, cells: Aggregation, lower: float, upper: float
-) -> Tensor:
+def _restore_accuracy(y: Tensor, z: Tensor, x: Tensor, cells: Aggregation, lower: float, upper: float) -> Tensor:
     """Return ``y`` with full *relative* accuracy in cells close to a bound: distances from that bound are scaled.
 
     A proposal of order one leaves errors of 1e-16, which is large for a cell of drizzle and noise in a dry one.

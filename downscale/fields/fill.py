@@ -10,9 +10,7 @@ import numpy as np
 from downscale.fields.aggregate import Array, like, namespace
 
 
-def fill_missing(
-    coarse: Array, missing: Array, radius: tuple[int, int], closed: bool, default: float = 0.0
-) -> Array:
+def fill_missing(coarse: Array, missing: Array, radius: tuple[int, int], closed: bool, default: float = 0.0) -> Array:
     """Return the field with missing cells replaced by a weighted mean of valid neighbours, dominated by the nearest.
 
     ``radius`` is the number of rows and columns searched on each side, ``default`` the value without valid neighbours.

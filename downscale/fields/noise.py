@@ -135,9 +135,7 @@ class Noise:
             innovations = self._cache[key] = self.white(member, octave, moment, rows, columns)
         return innovations
 
-    def _bits(
-        self, member: int, octave: int, moment: int, row: int, column: int, rows: int
-    ) -> NDArray[np.uint64]:
+    def _bits(self, member: int, octave: int, moment: int, row: int, column: int, rows: int) -> NDArray[np.uint64]:
         """Return the random bits of the first rows of a tile, 32 per node."""
         address = (row & 0xFFFFFFFF) << 32 | column & 0xFFFFFFFF
         counter = np.array([0, address, moment & 0xFFFFFFFFFFFFFFFF, octave << 32 | self._stream], np.uint64)

@@ -131,8 +131,6 @@ def _ring_sums(power: Array, table: Rings) -> Array:
     return power.new_zeros((*power.shape[:-1], table.wavenumber.size)).index_add(-1, ring, powers)
 
 
-
-
 def fourier_shift(field: Array, rows: float = 0.0, columns: float = 0.0) -> Array:
     """Return a periodic field (..., n_y, n_x) shifted by ``rows`` and ``columns`` cells towards larger indices.
 

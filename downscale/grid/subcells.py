@@ -241,8 +241,6 @@ class SubcellGrid:
         return self.unit_area * np.multiply.outer(self.y.measure[rows], self.x.measure[columns])
 
 
-
-
 def overlap_weights(source: CellAxis, target: CellAxis | Subcells) -> Floats:
     """Return :func:`overlap_matrix` as a dense array, shape (n_target, n_source)."""
     return overlap_matrix(source, target).toarray()

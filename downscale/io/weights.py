@@ -167,9 +167,7 @@ def links_dataset(
     return ds
 
 
-def write_weights(
-    ds: xr.Dataset, path: str | Path, *, overwrite: bool = False, inputs: tuple[Any, ...] = ()
-) -> Path:
+def write_weights(ds: xr.Dataset, path: str | Path, *, overwrite: bool = False, inputs: tuple[Any, ...] = ()) -> Path:
     """Write weights to NetCDF; the file appears under its name only when it is complete.
 
     Raises

@@ -33,9 +33,7 @@ def linear_weights(coarse: Floats, fine: Floats, period: float | None = None) ->
     return _to_windows(left, np.stack([1 - fraction, fraction], axis=1), first=0, cells=coarse.size, period=period)
 
 
-def cubic_weights(
-    coarse: Floats, fine: Floats, period: float | None = None, sharpness: float = -0.5
-) -> AxisWeights:
+def cubic_weights(coarse: Floats, fine: Floats, period: float | None = None, sharpness: float = -0.5) -> AxisWeights:
     """Return cubic convolution between cell centres, outer values repeated beyond the ends; preserves constants.
 
     On axes with unequal steps, the slopes at the centres are those of parabolas through three of them, so that straight
@@ -97,9 +95,7 @@ def _locate(coarse: Floats, fine: Floats, period: float | None) -> tuple[NDArray
     return left - 1, fraction
 
 
-def _to_windows(
-    left: NDArray[np.int64], weights: Floats, first: int, cells: int, period: float | None
-) -> AxisWeights:
+def _to_windows(left: NDArray[np.int64], weights: Floats, first: int, cells: int, period: float | None) -> AxisWeights:
     """Return weights of neighbours ``left + first ...`` as windows; beyond an open end the outer cell is repeated."""
     start = left + first
     if period is not None:

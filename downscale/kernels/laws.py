@@ -59,15 +59,11 @@ def law_names(law: Law) -> tuple[str, ...]:
     names = (law,) if isinstance(law, str) else tuple(law)
     unknown = [name for name in names if name not in LAWS]
     if unknown or not names:
-        raise OptionError(
-            f"law expected one or more of {listing(LAWS)}, received {law!r}: choose among these names"
-        )
+        raise OptionError(f"law expected one or more of {listing(LAWS)}, received {law!r}: choose among these names")
     return tuple(name for name in LAWS if name in names)
 
 
-def kernel_geometry(
-    kernel_size: Size, stride: Size, padding: Size | None = None
-) -> tuple[Sizes, Sizes, Sizes]:
+def kernel_geometry(kernel_size: Size, stride: Size, padding: Size | None = None) -> tuple[Sizes, Sizes, Sizes]:
     """Return kernel size, stride and padding with one entry per axis (``padding=None``: output ``n * s``)."""
     axes = len(kernel_size) if isinstance(kernel_size, Sequence) else 1
     kernel = _sizes("kernel_size", kernel_size, axes, least=1)
@@ -82,8 +78,7 @@ def _sizes(word: str, sizes: Size, axes: int, least: int) -> Sizes:
     numbers = tuple(sizes) if isinstance(sizes, Sequence) else (sizes,) * axes
     if len(numbers) != axes or not all(isinstance(n, (int, np.integer)) and n >= least for n in numbers):
         raise ShapeError(
-            f"{word} expected {axes} whole number(s) >= {least}, received {numbers}: "
-            "give one for each spatial axis"
+            f"{word} expected {axes} whole number(s) >= {least}, received {numbers}: give one for each spatial axis"
         )
     return tuple(int(size) for size in numbers)
 
@@ -225,9 +220,7 @@ def law_residual(kernel: Any, law: Law, stride: Size, padding: Size | None = Non
     return float(np.abs(flat @ system.constraints.T - system.target).max(initial=0.0))
 
 
-def obeys(
-    kernel: Any, law: Law, stride: Size, padding: Size | None = None, tolerance: float | None = None
-) -> bool:
+def obeys(kernel: Any, law: Law, stride: Size, padding: Size | None = None, tolerance: float | None = None) -> bool:
     """Return whether every kernel obeys the law; ``tolerance=None`` allows 16 roundings of the sum of ``|w|``.
 
     Examples
