@@ -15,7 +15,7 @@ import downscale
 from downscale.errors import InputError, OptionError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.noise import Draws, Noise
-from downscale.fields.roughness import HIDDEN, HURST, LONG, REACH, SHORT, roughness
+from downscale.fields.roughness import HURST, LONG, REACH, SHORT, UNRESOLVED_FRACTIONS, roughness
 from downscale.kernels.sobolev import axis_weights
 from downscale.nn.cascade import Octave
 
@@ -171,7 +171,7 @@ def test_power_laws_are_followed_on(hurst: float, factor: int) -> None:
     short, long = (0.5 * np.log2(steps[i + 1] / steps[i]) for i in (0, 1))
     assert abs(short - np.interp(hurst, HURST, SHORT)) < 0.05
     assert abs(long - np.interp(hurst, HURST, LONG)) < 0.1
-    assert abs(error / steps[0] / np.interp(hurst, HURST, HIDDEN[factor]) - 1) < 0.15
+    assert abs(error / steps[0] / np.interp(hurst, HURST, UNRESOLVED_FRACTIONS[factor]) - 1) < 0.15
 
 
 def test_roughness_looks_no_farther_than_it_says() -> None:

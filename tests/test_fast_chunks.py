@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from downscale.io.chunks import (
     FEW_BLOCKS,
-    PIECE,
+    MOST_STORED_BYTES,
+    PIECE_BYTES,
     PIECE_VALUES,
-    STORED,
     Layout,
     align_blocks,
     chunk_sizes,
@@ -120,13 +120,13 @@ def bytes_of(kind: str, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("level", [1, 2, 3])
 @pytest.mark.parametrize("turns", ["n", "nz", "zn", "nzln", "rnrn", "lnz"])
-@pytest.mark.parametrize("beyond", [0, 1, STORED, PIECE - 1])
+@pytest.mark.parametrize("beyond", [0, 1, MOST_STORED_BYTES, PIECE_BYTES - 1])
 def test_noise_is_copied_and_all_else_is_deflated(level, turns, beyond):
     """In any order, every zlib reads the same bytes; the stream is as large as that of ISA-L alone, or hardly more."""
     from isal import isal_zlib
 
     names = {"n": "noise", "z": "zeros", "l": "low", "r": "repeated"}
-    raw = np.concatenate([bytes_of(names[turn], 3 * PIECE) for turn in turns] + [bytes_of("noise", beyond)])
+    raw = np.concatenate([bytes_of(names[turn], 3 * PIECE_BYTES) for turn in turns] + [bytes_of("noise", beyond)])
     stream = deflate(raw, level)
     assert zlib.decompress(stream) == raw.tobytes() == inflate(np.frombuffer(stream, "u1"), raw.size)
     assert stream == deflate(raw.copy(), level)
@@ -135,7 +135,7 @@ def test_noise_is_copied_and_all_else_is_deflated(level, turns, beyond):
 
 @given(data=st.data())
 def test_any_bytes_come_back(data):
-    part = st.tuples(st.sampled_from(("noise", "zeros", "low", "repeated")), st.integers(1, 2 * PIECE))
+    part = st.tuples(st.sampled_from(("noise", "zeros", "low", "repeated")), st.integers(1, 2 * PIECE_BYTES))
     parts = data.draw(st.lists(part, min_size=1, max_size=6), "parts")
     raw = np.concatenate([bytes_of(kind, size) for kind, size in parts])
     stream = deflate(raw, 1)
@@ -143,10 +143,10 @@ def test_any_bytes_come_back(data):
 
 
 def test_a_fault_in_a_copied_block_is_found():
-    stream = bytearray(deflate(bytes_of("noise", 3 * PIECE), 1))
-    stream[PIECE] ^= 1
+    stream = bytearray(deflate(bytes_of("noise", 3 * PIECE_BYTES), 1))
+    stream[PIECE_BYTES] ^= 1
     with pytest.raises(ValueError, match="a damaged chunk"):
-        inflate(np.frombuffer(bytes(stream), "u1"), 3 * PIECE)
+        inflate(np.frombuffer(bytes(stream), "u1"), 3 * PIECE_BYTES)
 
 
 @given(data=st.data())

@@ -234,7 +234,7 @@ def find_lost_coordinates(source: XarrayObject, axes: Horizontal) -> list[str]:
 
 NAMES = (AREA, "areacello")
 # Stored areas may differ because of the radius, of midpoints as corners, or of land in ocean cells.
-LEAST, MOST, OFF, FEW = 0.5, 2.0, 0.2, 0.05
+LEAST_RATIO, MOST_RATIO, MOST_DEVIATION, MOST_OUTLIERS = 0.5, 2.0, 0.2, 0.05
 
 
 # Maximum number of cells compared; larger grids are sampled by rows.
@@ -264,7 +264,10 @@ def read_areas(ds: xr.Dataset, axes: Horizontal, field: str, role: str) -> tuple
     ratio, weights = values[is_valid] / cell_areas[is_valid] if is_valid.any() else np.zeros(1), cell_areas[is_valid]
     median = float(np.median(ratio))
     # By area: those at a pole are small and uncertain.
-    if LEAST <= median <= MOST and weights[np.abs(ratio / median - 1) > OFF].sum() <= FEW * weights.sum():
+    if (
+        LEAST_RATIO <= median <= MOST_RATIO
+        and weights[np.abs(ratio / median - 1) > MOST_DEVIATION].sum() <= MOST_OUTLIERS * weights.sum()
+    ):
         return areas, scale
     warnings.warn(
         f"{name}: expected the cell areas of the {role} in m2, received {ratio.min():.3g} to {ratio.max():.3g} times "

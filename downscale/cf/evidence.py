@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from downscale.cf.dates import values_of
 from downscale.cf.mapping import CoordinateSystem, Floats, GridMapping, Locator, finite_vectors
-from downscale.cf.units import COMPASS_AXES, MUTE, compass_letter, size_in
+from downscale.cf.units import COMPASS_AXES, UNINFORMATIVE_UNITS, compass_letter, size_in
 from downscale.errors import GridError
 from downscale.grid.axis import FULL_CIRCLE, LONGEST_STEP
 from downscale.grid.latlon import RectilinearGrid
@@ -42,7 +42,7 @@ ANGLES: frozenset[CoordinateSystem] = frozenset(("geographic", "rotated", "scan"
 COMPASS: frozenset[CoordinateSystem] = frozenset(("geographic", "rotated"))
 LENGTHS: frozenset[CoordinateSystem] = frozenset(("plane",))
 PROJECTED: frozenset[CoordinateSystem] = frozenset(("plane", "scan"))
-NOTHING: frozenset[CoordinateSystem] = frozenset()
+NO_SYSTEM: frozenset[CoordinateSystem] = frozenset()
 STANDARD: dict[str, tuple[Direction, frozenset[CoordinateSystem]]] = {
     "latitude": ("y", frozenset(("geographic",))),
     "longitude": ("x", frozenset(("geographic",))),
@@ -56,7 +56,7 @@ STANDARD: dict[str, tuple[Direction, frozenset[CoordinateSystem]]] = {
 AXIS_ATTRS = ("axis", "cartesian_axis", "_CoordinateAxisType")
 AXES = _names(y="y lat geoy", x="x lon geox", other="z t height pressure time geoz ensemble")
 # Single precision at 180 degrees, in degrees: smaller differences are not a movement of positions.
-STILL = 2e-5
+POSITION_TOLERANCE = 2e-5
 # Axes and positions further apart than this fraction of a cell contradict each other: datums differ by less.
 MOST_CELLS_OFF = 0.5
 SAMPLES = 9
@@ -91,8 +91,8 @@ def claims_of(coordinate: xr.DataArray) -> list[Claim]:
     if letter is not None:
         # South and west are counted the other way; the sign is not changed here.
         direction = COMPASS_AXES.get(letter)
-        systems = COMPASS if direction else NOTHING
-    elif units.strip().lower() not in MUTE:
+        systems = COMPASS if direction else NO_SYSTEM
+    elif units.strip().lower() not in UNINFORMATIVE_UNITS:
         systems = _systems_of_units(units, rare=False) or None
         # Rare units are looked up only if all other evidence suggests an axis.
         if not systems and (str(coordinate.name).lower() in AXIS_NAMES or {c.direction for c in claims} & {"y", "x"}):
@@ -101,7 +101,7 @@ def claims_of(coordinate: xr.DataArray) -> list[Claim]:
 
 
 def _systems_of_units(units: str, rare: bool) -> frozenset[CoordinateSystem]:
-    return ANGLES if size_in(units, "degree", rare) else LENGTHS if size_in(units, "meter", rare) else NOTHING
+    return ANGLES if size_in(units, "degree", rare) else LENGTHS if size_in(units, "meter", rare) else NO_SYSTEM
 
 
 def axis_of(coordinate: xr.DataArray) -> Axis | None:
@@ -115,7 +115,7 @@ def axis_of(coordinate: xr.DataArray) -> Axis | None:
     if directional_claims:
         direction, first_word = directional_claims[0].direction, directional_claims[0].words.split()[0]
         rank = {"units": 0, "standard_name": 1}.get(first_word, 2)
-    elif coordinate.dtype.kind in "mM" or any(claim.systems == NOTHING for claim in claims):
+    elif coordinate.dtype.kind in "mM" or any(claim.systems == NO_SYSTEM for claim in claims):
         return None
     return Axis(name, direction, rank) if direction in ("y", "x") else None
 
@@ -154,7 +154,7 @@ def coordinate_system(coordinate: xr.DataArray, mapping: GridMapping | None) -> 
 
 
 def _common_systems(*claims: Claim) -> frozenset[CoordinateSystem]:
-    return frozenset.intersection(*(claim.systems or NOTHING for claim in claims))
+    return frozenset.intersection(*(claim.systems or NO_SYSTEM for claim in claims))
 
 
 def contradiction(name: str, one: Claim, other: Claim) -> GridError:
@@ -168,10 +168,10 @@ def contradiction(name: str, one: Claim, other: Claim) -> GridError:
 def position_direction(variable: xr.DataArray, names: dict[str, Direction] = POSITION_NAMES) -> Direction | None:
     """Return "y" for latitudes and "x" for longitudes on the earth, or None for other variables."""
     claims = [claim for claim in claims_of(variable) if claim.systems is not None]
-    positions = [c for c in claims if c.direction in ("y", "x") and "geographic" in (c.systems or NOTHING)]
+    positions = [c for c in claims if c.direction in ("y", "x") and "geographic" in (c.systems or NO_SYSTEM)]
     if len({claim.direction for claim in positions}) > 1:
         raise contradiction(str(variable.name), *positions[:2])
-    if any("geographic" not in (claim.systems or NOTHING) for claim in claims):
+    if any("geographic" not in (claim.systems or NO_SYSTEM) for claim in claims):
         return None
     return positions[0].direction if positions else names.get(str(variable.name).lower())
 
@@ -221,7 +221,9 @@ def moving_dimension(variable: xr.DataArray) -> str | None:
     """Return the dimension along which positions change, or None if they do not."""
     for dim in variable.dims[:-2]:
         first = variable.isel({dim: 0}, drop=True).variable
-        is_still = (abs(variable.variable - first) <= STILL) | (variable.variable.isnull() & first.isnull())
+        is_still = (abs(variable.variable - first) <= POSITION_TOLERANCE) | (
+            variable.variable.isnull() & first.isnull()
+        )
         if not values_of(is_still).all():
             return str(dim)
     return None

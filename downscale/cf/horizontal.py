@@ -34,7 +34,7 @@ from downscale.cf.dates import values_of
 from downscale.cf.evidence import (
     AXIS_NAMES,
     COMPASS,
-    NOTHING,
+    NO_SYSTEM,
     POSITION_NAMES,
     PROJECTED,
     arrange,
@@ -59,7 +59,7 @@ from downscale.cf.mapping import (
     is_mapping,
     mapping_of,
 )
-from downscale.cf.units import MUTE, size_in
+from downscale.cf.units import UNINFORMATIVE_UNITS, size_in
 from downscale.errors import DownscaleError, GridError, InputError, ShapeError, called, listing
 from downscale.grid.axis import (
     CellAxis,
@@ -347,7 +347,7 @@ def _degrees(obj: XarrayObject, name: str, dims: tuple[str, str]) -> NDArray[np.
 
 def _no_axes(obj: XarrayObject) -> GridError:
     for name in (name for name in obj.dims if name in obj.coords and str(name).lower() in AXIS_NAMES):
-        if any(claim.systems == NOTHING for claim in claims_of(obj[name])):
+        if any(claim.systems == NO_SYSTEM for claim in claims_of(obj[name])):
             coordinate_system(obj[name], None)  # raises the error about its units
     mesh = _describe_mesh(obj)
     if mesh is not None:
@@ -390,7 +390,7 @@ def _read_unit(y: xr.DataArray, x: xr.DataArray, system: CoordinateSystem, mappi
     units = [str(coordinate.attrs.get("units") or "") for coordinate in (y, x)]
     default = 1.0 if system != "plane" or mapping is None else mapping.axis_metres
     base: Literal["meter", "degree"] = "meter" if system == "plane" else "degree"
-    sizes = {default if unit.strip().lower() in MUTE else size_in(unit, base) for unit in units}
+    sizes = {default if unit.strip().lower() in UNINFORMATIVE_UNITS else size_in(unit, base) for unit in units}
     if len(sizes) > 1 or None in sizes:
         text = "both in m or both in km" if system == "plane" else "in one unit of angle"
         raise GridError(f"expected {y.name!r} and {x.name!r} {text}, received {listing(units)}; convert them first")

@@ -58,7 +58,7 @@ AREAS = re.compile(r"(.*_)?area|sea_ice_extent")
 STEEPEST_LAPSE = 0.1
 LONGEST_NAME = 200
 # Units that never add up over cells, recognised without a library of units.
-BY_SIGHT = frozenset(
+INTENSIVE_UNITS = frozenset(
     {"", "K", "%", "1", "m", "mm", "m s-1", "Pa", "degC", *(limit.units for limit in LIMITS)} - {*SUMS, "m2"}
 )
 
@@ -249,7 +249,7 @@ def quantity_and_reason(variable: xr.DataArray) -> tuple[str, str]:
         return quantity, f"by cell_methods, {methods[-1]} over area"
     units = units_of(variable) or ""
     name = standard_name_of(variable)[0] or str(variable.name or "").lower()
-    if units in BY_SIGHT:
+    if units in INTENSIVE_UNITS:
         return "intensive", f"by units {units!r}"
     if units.lower() in COUNTS:
         return "extensive", f"by units {units!r}, which add up over cells"
@@ -316,7 +316,7 @@ def is_temperature(variable: xr.DataArray) -> bool:
     units = units_of(variable)
     if not units:
         return standard_name_of(variable)[0].endswith("temperature")
-    return units == "K" or (units not in BY_SIGHT - {"degC"} and fits(units, "K"))
+    return units == "K" or (units not in INTENSIVE_UNITS - {"degC"} and fits(units, "K"))
 
 
 def require_lapse_rate(rate: float, variable: xr.DataArray, name: str) -> None:

@@ -143,7 +143,9 @@ SIZES = {base: {name: size for names, size in sizes.items() for name in names.sp
     },
 }.items()}  # fmt: skip
 # Units without information about a coordinate.
-MUTE = ("", "1", "none", "unknown", "unitless", "dimensionless", "undefined", "index", "count", "pixel", "pixels")
+UNINFORMATIVE_UNITS = (
+    "", "1", "none", "unknown", "unitless", "dimensionless", "undefined", "index", "count", "pixel", "pixels",
+)  # fmt: skip
 
 
 def size_in(units: str, base: Literal["degree", "meter"], rare: bool = True) -> float | None:
@@ -158,7 +160,9 @@ def size_in(units: str, base: Literal["degree", "meter"], rare: bool = True) -> 
     letter = compass_letter(text)
     if letter is not None:
         return 1.0 if letter in COMPASS_AXES and base == "degree" else None
-    return SIZES[base].get(text) or (convert(1.0, str(units), base) if rare and text not in MUTE else None)
+    return SIZES[base].get(text) or (
+        convert(1.0, str(units), base) if rare and text not in UNINFORMATIVE_UNITS else None
+    )
 
 
 def compass_letter(units: str) -> str | None:

@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 # ones, and for fields of any method (twice the maximum of all methods on real fields, see the guide).
 STRICT, MARGIN = 2.0, 4.0
 # Fraction of the fine values of a map that must equal the expected ones if these vary.
-SAME = 0.9
+SAME_FRACTION = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,7 +295,7 @@ def near_chunk(
         value_ranges = _local_range(np.where(valid, values, np.nan), near.closed)
         equal = np.abs(np.where(valid, difference, 0.0)) <= 2 * tolerance * size
         varying = valid & (value_ranges > 0)
-        strict = plain and bool(varying.any()) and equal[varying].mean() >= SAME
+        strict = plain and bool(varying.any()) and equal[varying].mean() >= SAME_FRACTION
         ranges = _local_range(difference, near.closed, inner=strict)
         filled_difference = np.where(valid, difference, 0.0)
         # If part of a cell is missing, the rest of it is unknown.

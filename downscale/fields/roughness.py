@@ -24,7 +24,7 @@ REACH = WIDE + LAGS[-1]
 HURST = np.array([-0.25, 0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
 SHORT = np.array([0.30, 0.43, 0.49, 0.54, 0.59, 0.65, 0.70, 0.76, 0.81, 0.87, 0.90, 0.93])
 LONG = np.array([0.15, 0.27, 0.32, 0.38, 0.45, 0.52, 0.58, 0.66, 0.72, 0.80, 0.84, 0.88])
-HIDDEN = {
+UNRESOLVED_FRACTIONS = {
     2: np.array([0.626, 0.418, 0.348, 0.285, 0.228, 0.177, 0.135, 0.099, 0.067, 0.042, 0.026, 0.014]),
     4: np.array([1.586, 0.867, 0.670, 0.509, 0.384, 0.285, 0.201, 0.139, 0.096, 0.053, 0.037, 0.018]),
     8: np.array([2.991, 1.321, 0.957, 0.688, 0.485, 0.332, 0.242, 0.161, 0.108, 0.064, 0.040, 0.025]),
@@ -32,7 +32,7 @@ HIDDEN = {
 }
 # If the curvature exceeds that of a power law, it is extrapolated: octaves of variance lost per unit of excess, up to a
 # limit. Chosen on radar composites of five kinds.
-BEND, MOST_BENT = 15.0, 2.3
+CURVATURE_GAIN, MOST_OCTAVES = 15.0, 2.3
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ def roughness(x: Tensor, factor: float, closed: bool = False, smoothing: float =
     s1, s2, s4 = (_mean(square, count, WIDE) for square, count in steps)
     short_exponent, long_exponent = _exponent(s1, s2), _exponent(s2, s4)
     excess = (_table(short_exponent, SHORT, LONG) - long_exponent).clamp_min(0)
-    octaves = (BEND * excess).clamp_max(MOST_BENT)
-    variance_fraction = torch.exp(_table(short_exponent, SHORT, _hidden(factor))) * torch.exp2(-octaves)
+    octaves = (CURVATURE_GAIN * excess).clamp_max(MOST_OCTAVES)
+    unresolved_fraction = torch.exp(_table(short_exponent, SHORT, _log_unresolved_fraction(factor)))
+    variance_fraction = unresolved_fraction * torch.exp2(-octaves)
     slope = (_table(short_exponent, SHORT, HURST) + smoothing).clamp_min(0)
     estimates = [torch.sqrt(near_mean * variance_fraction), slope]
     if field is not x:
@@ -107,10 +108,10 @@ def _exponent(near: Tensor, far: Tensor) -> Tensor:
     return 0.5 * torch.log2(torch.where(varies, far, ones) / torch.where(varies, near, ones))
 
 
-def _hidden(factor: float) -> NDArray[np.float64]:
+def _log_unresolved_fraction(factor: float) -> NDArray[np.float64]:
     """Return the logarithm of the unresolved fraction for any factor; constant beyond the largest in the table."""
-    logarithms = np.log([HIDDEN[key] for key in HIDDEN])
-    octave = np.log2([*HIDDEN])
+    logarithms = np.log([UNRESOLVED_FRACTIONS[key] for key in UNRESOLVED_FRACTIONS])
+    octave = np.log2([*UNRESOLVED_FRACTIONS])
     return np.array([np.interp(np.log2(max(factor, 1.0)), octave, column) for column in logarithms.T])
 
 

@@ -49,13 +49,13 @@ Bytes = NDArray[np.uint8]
 # Levels of ISA-L for small zlib levels: file size within a twentieth of zlib's, many times faster.
 FAST_LEVELS = {1: 2, 2: 3, 3: 3}
 # A stored block: a marker byte, its length, the complement of the length, and at most this many bytes.
-STORED = 65535
+MOST_STORED_BYTES = 65535
 BLOCK_HEAD = np.array((0, 0xFF, 0xFF, 0, 0), np.uint8)
 STREAM_HEAD = b"\x78\x01"
 # Bytes sampled of each piece of two blocks, and number of samples; a piece must shrink by a twentieth.
-PIECE, LOOK, PLACES, WORTH = 2 * STORED, 2048, 4, 0.95
+PIECE_BYTES, SAMPLE_BYTES, SAMPLES, MOST_RATIO = 2 * MOST_STORED_BYTES, 2048, 4, 0.95
 # Of 128 bytes of noise about 101 differ: with far fewer, compression pays without a trial.
-FEW, DIFFERENT = 128, 80
+SORTED_BYTES, LEAST_DISTINCT = 128, 80
 
 
 def chunk_sizes(shape: Sizes, blocks: Blocks | None = None) -> Sizes:
@@ -279,7 +279,7 @@ def deflate(raw: Bytes, level: int) -> bytes:
     if level not in FAST_LEVELS:
         return zlib.compress(raw.data, level)
     level = FAST_LEVELS[level]
-    noise = _find_noise(raw, level) if raw.size >= 2 * PIECE else np.zeros(1, bool)
+    noise = _find_noise(raw, level) if raw.size >= 2 * PIECE_BYTES else np.zeros(1, bool)
     if not noise.any():
         return bytes(isal_zlib.compress(raw.data, level))
     return b"".join([STREAM_HEAD, *_compress_blocks(raw, noise, level), isal_zlib.adler32(raw.data).to_bytes(4, "big")])
@@ -302,11 +302,11 @@ def _compress_blocks(raw: Bytes, noise: NDArray[np.bool_], level: int) -> Iterat
     stream = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15)
     limits = np.flatnonzero(np.diff(noise)) + 1
     for first, last in zip([0, *limits], [*limits, noise.size], strict=True):
-        run = raw[first * PIECE : last * PIECE]
+        run = raw[first * PIECE_BYTES : last * PIECE_BYTES]
         if noise[first]:
-            blocks = np.empty((run.size // STORED, BLOCK_HEAD.size + STORED), np.uint8)
+            blocks = np.empty((run.size // MOST_STORED_BYTES, BLOCK_HEAD.size + MOST_STORED_BYTES), np.uint8)
             blocks[:, : BLOCK_HEAD.size] = BLOCK_HEAD
-            blocks[:, BLOCK_HEAD.size :] = run.reshape(-1, STORED)
+            blocks[:, BLOCK_HEAD.size :] = run.reshape(-1, MOST_STORED_BYTES)
             yield blocks.reshape(-1).data
         else:
             yield stream.compress(run.data)
@@ -319,12 +319,12 @@ def _find_noise(raw: Bytes, level: int) -> NDArray[np.bool_]:
     """Return for each piece whether it is better stored; the last, shorter one never is."""
     from isal import isal_zlib
 
-    pieces = raw[: raw.size // PIECE * PIECE].reshape(-1, PIECE)
-    samples = np.sort(pieces[:, PIECE // 2 :][:, :FEW], axis=1)
-    is_noise = np.zeros(-(-raw.size // PIECE), bool)
+    pieces = raw[: raw.size // PIECE_BYTES * PIECE_BYTES].reshape(-1, PIECE_BYTES)
+    samples = np.sort(pieces[:, PIECE_BYTES // 2 :][:, :SORTED_BYTES], axis=1)
+    is_noise = np.zeros(-(-raw.size // PIECE_BYTES), bool)
     # One sample is not enough: a band of rain between dry ones looks like noise.
-    step = (PIECE - LOOK) // (PLACES - 1)
-    for k in np.flatnonzero((np.diff(samples, axis=1) != 0).sum(axis=1) >= DIFFERENT):
-        sample = b"".join(pieces[k][place * step :][:LOOK].data for place in range(PLACES))
-        is_noise[k] = len(isal_zlib.compress(sample, level)) > WORTH * len(sample)
+    step = (PIECE_BYTES - SAMPLE_BYTES) // (SAMPLES - 1)
+    for k in np.flatnonzero((np.diff(samples, axis=1) != 0).sum(axis=1) >= LEAST_DISTINCT):
+        sample = b"".join(pieces[k][place * step :][:SAMPLE_BYTES].data for place in range(SAMPLES))
+        is_noise[k] = len(isal_zlib.compress(sample, level)) > MOST_RATIO * len(sample)
     return is_noise

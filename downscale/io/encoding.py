@@ -36,9 +36,9 @@ REPORT_ATTR = "conservation_certificate"
 # Missing values as CMIP stores them.
 FILL_VALUE = 1e20
 # Encodings and attributes that describe other values or another file.
-STORED = ("_FillValue", "missing_value", "_Unsigned", "scale_factor", "add_offset")
+VALUE_ENCODINGS = ("_FillValue", "missing_value", "_Unsigned", "scale_factor", "add_offset")
 RANGES = ("valid_min", "valid_max", "valid_range", "actual_range")
-CLAIMS = ("conservation", "packing")
+REPORT_ATTRS = ("conservation", "packing")
 # Marks an encoding whose values are exact multiples of its scale: packing does not change them.
 WHOLE_STEPS = "whole_steps"
 FLAGS = ("flag_values", "flag_masks", "valid_min", "valid_max", "valid_range", "actual_range")
@@ -133,7 +133,7 @@ def _valid_attributes(name: str, variable: xr.DataArray) -> dict[str, Any]:
             f"{name}: expected decoded values, received scale_factor {attrs.get('scale_factor', 1)} and add_offset "
             f"{attrs.get('add_offset', 0)} among the attributes; open the file with mask_and_scale=True"
         )
-    invalid_keys = (*STORED, *CLAIMS, *(RANGES if variable.dtype.kind not in "iu" else ()))
+    invalid_keys = (*VALUE_ENCODINGS, *REPORT_ATTRS, *(RANGES if variable.dtype.kind not in "iu" else ()))
     attrs = {
         str(key): plain_attribute(value)
         for key, value in attrs.items()

@@ -21,7 +21,7 @@ MARKS = (".zgroup", ".zmetadata", ".zarray", "zarr.json")
 NETCDF, GRIB_READER, STORE, HDF5_READER = "netcdf4", "cfgrib", "zarr", "h5netcdf"
 INSTALL = {GRIB_READER: 'pip install "downscale-climate[grib]"', STORE: 'pip install "downscale-climate[zarr]"'}
 # Formats often mistaken for NetCDF: first bytes, name and remedy.
-OTHERS = (
+OTHER_FORMATS = (
     (b"\x1f\x8b", "a gzip file; unpack it with gunzip"),
     (b"BZh", "a bzip2 file; unpack it with bunzip2"),
     (b"PK\x03\x04", "a zip archive; unpack it with unzip"),
@@ -35,14 +35,14 @@ OTHERS = (
     (b"{", "JSON; pass the file that it describes"),
 )  # fmt: skip
 HDF5 = b"\x89HDF\r\n\x1a\n"
-HEAD = 512
+HEAD_BYTES = 512
 INSTALL_REMOTE = 'pip install "downscale-climate[remote]"'
 # Packages that fsspec needs for each scheme.
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 WEB = ("http", "https")
 CLASSIC_READER = "scipy"
 # Timeout of a server, in seconds.
-PATIENCE = 30.0
+TIMEOUT_SECONDS = 30.0
 # Widths in bytes of a count and of an offset, by the version number after the letters CDF.
 WIDTHS = {1: (4, 4), 2: (4, 8), 5: (8, 8)}
 TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 8, 7: 1, 8: 2, 9: 4, 10: 8, 11: 8}
@@ -60,7 +60,7 @@ def engine_of(path: str | Path) -> str:
     head = _head(path)
     if head[:4] == b"GRIB":
         return GRIB_READER
-    for magic, kind in OTHERS:
+    for magic, kind in OTHER_FORMATS:
         if head.startswith(magic):
             raise InputError(f"expected a NetCDF file, received {path}, which is {kind}")
     if Path(path).suffix.lower() in GRIB and not head.startswith((b"CDF", HDF5)):
@@ -98,7 +98,7 @@ def reader_of_types(path: str | Path) -> str:
 def _head(path: str | Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            head = file.read(HEAD)
+            head = file.read(HEAD_BYTES)
     except PermissionError:
         raise InputError(f"expected a readable file, received {path} without permission; see ls -l") from None
     if not head:
@@ -172,7 +172,7 @@ def open_address(address: str, storage: dict[str, Any] | None = None) -> tuple[A
     if scheme in WEB:
         import aiohttp
 
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE, sock_read=PATIENCE)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_SECONDS, sock_read=TIMEOUT_SECONDS)
         options = {"client_kwargs": {"timeout": timeout}, **options}
     import fsspec
 
@@ -195,7 +195,7 @@ def _file_at(address: str, system: Any, path: str, scheme: str) -> tuple[Any, st
     """Return the single file at an address, by its first bytes."""
     try:
         file = system.open(path, "rb")
-        head = file.read(HEAD)
+        head = file.read(HEAD_BYTES)
         file.seek(0)
     except FileNotFoundError:
         if scheme in WEB and _is_dap(system, path):
@@ -209,7 +209,8 @@ def _file_at(address: str, system: Any, path: str, scheme: str) -> tuple[Any, st
     if scheme in WEB and _is_dap(system, path):
         return address, NETCDF, {}
     description = next(
-        (description.split(";")[0] for magic, description in OTHERS if head.startswith(magic)), "another kind of file"
+        (description.split(";")[0] for magic, description in OTHER_FORMATS if head.startswith(magic)),
+        "another kind of file",
     )
     raise InputError(
         f"expected a NetCDF file or a Zarr store at {address}, received {description}; check the address, or "

@@ -22,8 +22,8 @@ from downscale.cf.units import convert, same_units
 from downscale.errors import InputError, listing
 
 # Coordinates that differ by less than this fraction of a cell, or that float32 cannot distinguish, are the same.
-SAME = 1e-5
-SINGLE = 8 * float(np.finfo("f4").eps)
+COORDINATE_TOLERANCE = 1e-5
+FLOAT32_TOLERANCE = 8 * float(np.finfo("f4").eps)
 # Calendars with the same dates since 1582.
 GREGORIAN = ("standard", "gregorian", "proleptic_gregorian")
 ALIASES = {"365_day": "noleap", "366_day": "all_leap", **dict.fromkeys(GREGORIAN, "standard")}
@@ -33,10 +33,10 @@ ORIGIN = ("source_id", "member_id", "variant_label", "grid_label", "table_id", "
 MAST = 10.0
 ADVICE = "choose other files, or rewrite one"
 # Steps per comparison if files overlap.
-TOGETHER = 16
+STEPS_PER_COMPARISON = 16
 # Steps of a regular series vary at most as months do; a step 1.5 times longer is a gap.
 MONTHS_APART = 0.12
-GAP = 1.5
+GAP_FACTOR = 1.5
 Names = NDArray[Any]
 # The distinct coordinates along each dimension, each with the first file that has it.
 Coordinates = dict[str, list[tuple[NDArray[Any], str]]]
@@ -269,7 +269,10 @@ def _rounding(values: NDArray[np.float64]) -> float:
     largest = float(np.abs(finite).max())
     step = float(np.ptp(finite)) / max(max(values.shape, default=1) - 1, 1)
     # Always less than the distance of neighbours.
-    return max(SAME * step, min(SINGLE * largest, step / 100 if step else SINGLE * largest))
+    return max(
+        COORDINATE_TOLERANCE * step,
+        min(FLOAT32_TOLERANCE * largest, step / 100 if step else FLOAT32_TOLERANCE * largest),
+    )
 
 
 def _require_tiles(coordinates: Coordinates) -> None:
@@ -460,8 +463,8 @@ def _require_equal(
     """Raise an InputError if two steps of the same date hold different values."""
     for name in [str(n) for n, v in ds.data_vars.items() if dim in v.dims]:
         field = ds[name].variable
-        for begin in range(0, pairs[0].size, TOGETHER):
-            first_steps, second_steps = (pair[begin : begin + TOGETHER] for pair in pairs)
+        for begin in range(0, pairs[0].size, STEPS_PER_COMPARISON):
+            first_steps, second_steps = (pair[begin : begin + STEPS_PER_COMPARISON] for pair in pairs)
             a, b = (values_of(field.isel({dim: places})) for places in (first_steps, second_steps))
             is_equal = _equal_values(a, b, packing_steps.get(name, 0.0))
             if is_equal.all():
@@ -489,8 +492,8 @@ def report_gaps(ds: xr.Dataset, dim: str, owners: Names) -> None:
         return
     days = np.abs(np.diff(numbers_of(ds[dim].variable)))
     median_days = float(np.median(days))
-    gaps = np.flatnonzero(days > GAP * median_days)
-    regular_days = days[days <= GAP * median_days]
+    gaps = np.flatnonzero(days > GAP_FACTOR * median_days)
+    regular_days = days[days <= GAP_FACTOR * median_days]
     if not gaps.size or median_days <= 0 or (np.abs(regular_days - median_days) > MONTHS_APART * median_days).any():
         return
     first = int(gaps[0])

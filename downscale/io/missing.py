@@ -31,7 +31,7 @@ FILLS = ("_FillValue", "missing_value")
 RANGE = ("valid_range", "valid_min", "valid_max")
 DIRECTION = r"degrees?_?(?:north|east|N|E)"
 # Encodings that are still valid if values are stored in another type.
-KEPT = ("source", "preferred_chunks", "grid_mapping", "bounds", "coordinates")
+LASTING_ENCODINGS = ("source", "preferred_chunks", "grid_mapping", "bounds", "coordinates")
 POSITIONS = ("latitude", "longitude", "grid_latitude", "grid_longitude")
 
 
@@ -140,7 +140,7 @@ def widen_floats(ds: xr.Dataset) -> xr.Dataset:
     for name in names:
         variable = ds[name].variable
         wider = variable.astype("f4" if variable.dtype.itemsize < 4 else "f8")
-        wider.encoding = {key: value for key, value in variable.encoding.items() if key in KEPT}
+        wider.encoding = {key: value for key, value in variable.encoding.items() if key in LASTING_ENCODINGS}
         ds = ds.assign_coords({name: wider}) if name in ds.coords else ds.assign({name: wider})
         if variable.dtype.itemsize > 8:
             warnings.warn(f"{name}: {variable.dtype} is read as float64", MissingWarning, stacklevel=2)

@@ -44,7 +44,7 @@ LARGEST = 2**62
 # A coarse chunk of this size makes fine ones of some tens of megabytes.
 CHUNK_BYTES = 4_000_000
 # GRIB attributes of the message and its grid, which are invalid for a regridded field.
-GRIB_KEPT = ("GRIB_paramId", "GRIB_shortName", "GRIB_stepType", "GRIB_typeOfLevel")
+GRIB_FIELD_ATTRS = ("GRIB_paramId", "GRIB_shortName", "GRIB_stepType", "GRIB_typeOfLevel")
 Chunks = str | int | Mapping[Any, Any] | None
 
 
@@ -255,7 +255,7 @@ def _with_sources(ds: xr.Dataset, sources: list[Source]) -> xr.Dataset:
 
 def _without_messages(attrs: dict[Any, Any]) -> dict[Any, Any]:
     """Return attributes without those of GRIB messages and without names marked as unknown."""
-    field_attrs = {k: v for k, v in attrs.items() if k in GRIB_KEPT or not str(k).startswith("GRIB_")}
+    field_attrs = {k: v for k, v in attrs.items() if k in GRIB_FIELD_ATTRS or not str(k).startswith("GRIB_")}
     known_attrs = {key: value for key, value in field_attrs.items() if str(value) != "unknown"}
     # Classic files cannot store long integers as attributes.
     return {key: np.int32(value) if isinstance(value, int) else value for key, value in known_attrs.items()}

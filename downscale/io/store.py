@@ -27,7 +27,7 @@ FORMAT = 2
 MARKS = (".zgroup", ".zmetadata", "zarr.json")
 INSTALL = 'pip install "downscale-climate[zarr]"'
 # Encodings for NetCDF that apply here; the others concern its compression.
-KEPT = ("_FillValue", "add_offset", "calendar", "dtype", "scale_factor", "units")
+ZARR_ENCODINGS = ("_FillValue", "add_offset", "calendar", "dtype", "scale_factor", "units")
 
 
 def check_store(path: str | Path, overwrite: bool = False, inputs: tuple[Any, ...] = ()) -> Path:
@@ -77,7 +77,7 @@ def _encodings(out: Output) -> Encodings:
 
     encodings: Encodings = {}
     for name, encoding in out.encodings.items():
-        encodings[name] = {key: encoding[key] for key in KEPT if key in encoding}
+        encodings[name] = {key: encoding[key] for key in ZARR_ENCODINGS if key in encoding}
         if encoding.get("chunksizes") is not None:
             level = int(encoding.get("complevel", 1))
             encodings[name]["chunks"] = tuple(encoding["chunksizes"])

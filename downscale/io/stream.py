@@ -53,9 +53,9 @@ READ_VALUES = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Un
 # Bytes of a growing file between flushes to the disk, and interval of the test.
 BEHIND_BYTES, PAUSE_SECONDS = 64_000_000, 0.02
 # Blocks that a cluster computes ahead, per thread.
-AHEAD = 2
+BLOCKS_AHEAD = 2
 # Bytes compared at both ends of a chunk to confirm its position.
-ENDS = 64
+END_BYTES = 64
 Place = tuple[int, int]
 Offset = tuple[int, ...]
 
@@ -151,7 +151,7 @@ class FieldPassage:
         raw = np.frombuffer(data, np.uint8)
         size = raw.size
         first = self.sink.put(self.target.name, offset, data) - size
-        ends = (0, min(ENDS, size)), (max(size - ENDS, 0), size)
+        ends = (0, min(END_BYTES, size)), (max(size - END_BYTES, 0), size)
         if first >= 0 and all(os.pread(self.handle, b - a, first + a) == raw[a:b].tobytes() for a, b in ends):
             return first, size
         place = self.sink.place(self.target.name, offset)
@@ -408,7 +408,7 @@ def _store_from(client: Any, tasks: da.Array, name: str, sink: Sink) -> None:
     from distributed import as_completed
 
     waiting = list(tasks.to_delayed().ravel())[::-1]
-    ahead = AHEAD * max(sum(client.nthreads().values()), 1)
+    ahead = BLOCKS_AHEAD * max(sum(client.nthreads().values()), 1)
     running = as_completed(with_results=True)
     futures: set[Any] = set()
     try:
