@@ -327,9 +327,9 @@ def test_the_bound_holds_for_any_field_with_the_same_means():
     off = judge[2].apply_mask(weights > 0).mean(noise)
     near = regions.Neighbourhoods.of(judge[1])
     zero = np.zeros_like(off)
-    found = regions.near_chunk(np.ones((5, 6)), off + 1, zero + 1, near, (0, 0), 1e-12)
+    found = regions.check_neighbourhoods(np.ones((5, 6)), off + 1, zero + 1, near, (0, 0), 1e-12)
     assert (found.near_checked, found.near_failed) == (30, 0)
-    shifted = regions.near_chunk(np.ones((5, 6)), off + 2, zero + 1, near, (0, 0), 1e-12)
+    shifted = regions.check_neighbourhoods(np.ones((5, 6)), off + 2, zero + 1, near, (0, 0), 1e-12)
     assert shifted.near_failed > 0
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from strategies import cuttings, factor_pairs, generator, grids, masks, seeds
 
 from downscale.conservation.measures import (
-    Partial,
+    PartialResult,
     Peak,
-    chunk,
+    check_block,
     combine,
     combine_all,
     default_tolerance,
@@ -43,22 +43,22 @@ class Case:
         self.coarse = self.cells.apply_mask(valid).mean(self.fine).astype(kind)
         self.fine = self.fine.astype(kind)
 
-    def judged(self, bounds=(None, None)) -> Partial:
-        return chunk(self.coarse, self.fine, self.cells, self.grid.cell_area, (0, 0, 0), bounds)
+    def judged(self, bounds=(None, None)) -> PartialResult:
+        return check_block(self.coarse, self.fine, self.cells, self.grid.cell_area, (0, 0, 0), bounds)
 
-    def parts(self, maps, rows, columns, bounds=(None, None)) -> list[Partial]:
+    def parts(self, maps, rows, columns, bounds=(None, None)) -> list[PartialResult]:
         """The same, block by block."""
         starts = [np.concatenate([[0], np.cumsum(sizes)]) for sizes in (maps, rows, columns)]
         blocks = itertools.product(*(itertools.pairwise(edges) for edges in starts))
         return [self._part(*block, bounds) for block in blocks]
 
-    def _part(self, maps, rows, columns, bounds) -> Partial:
+    def _part(self, maps, rows, columns, bounds) -> PartialResult:
         (t0, t1), (j0, j1), (i0, i1) = maps, rows, columns
         f, g = self.factor
         cells = self.cells.window(np.arange(j0, j1), np.arange(i0, i1))
         coarse, area = self.coarse[t0:t1, j0:j1, i0:i1], self.grid.cell_area[j0:j1, i0:i1]
         fine = self.fine[t0:t1, j0 * f : j1 * f, i0 * g : i1 * g]
-        return chunk(coarse, fine, cells, area, (int(t0), int(j0), int(i0)), bounds)
+        return check_block(coarse, fine, cells, area, (int(t0), int(j0), int(i0)), bounds)
 
 
 def small_case(kind=np.float64, seed=0) -> Case:
@@ -70,7 +70,7 @@ def locate(index) -> dict[str, int]:
     return dict(zip(("time", "lat", "lon"), index, strict=True))
 
 
-def report_of(partial: Partial, law: str = "cell", tolerance: float = 1e-12, name: str = "tas") -> VariableReport:
+def report_of(partial: PartialResult, law: str = "cell", tolerance: float = 1e-12, name: str = "tas") -> VariableReport:
     return finalize(name, partial, law, tolerance, "K", locate)
 
 
@@ -114,10 +114,10 @@ def test_ties_go_to_the_first_cell_in_whatever_order_blocks_come():
 
 def test_combining_with_nothing_changes_nothing():
     whole = small_case().judged()
-    for partial in (combine(whole, Partial()), combine(Partial(), whole), combine_all([whole])):
+    for partial in (combine(whole, PartialResult()), combine(PartialResult(), whole), combine_all([whole])):
         np.testing.assert_equal(partial.sums, whole.sums)
         assert replace(partial, sums={}) == replace(whole, sums={})
-    assert combine_all([]) == Partial()
+    assert combine_all([]) == PartialResult()
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.float32])
@@ -152,14 +152,14 @@ def test_errors_are_relative_to_the_size_of_the_parts():
     """A mean of zero of parts of order one is known to 1e-16, not to a share of zero."""
     cells = Aggregation(np.full(2, 0.5), np.full(2, 0.5), 2, 2)
     fine = np.array([[3.0, -1.0], [-3.0, 1.0 + 4e-6]])
-    partial = chunk(np.zeros((1, 1)), fine, cells, np.ones((1, 1)), (0, 0))
+    partial = check_block(np.zeros((1, 1)), fine, cells, np.ones((1, 1)), (0, 0))
     assert partial.absolute.value == pytest.approx(1e-6, rel=1e-9, abs=0)
     assert partial.relative.value == pytest.approx(0.5e-6, rel=1e-5, abs=0)
 
 
 def test_all_zero_is_no_error():
     cells = Aggregation(np.full(2, 0.5), np.full(2, 0.5), 2, 2)
-    partial = chunk(np.zeros((1, 1)), np.zeros((2, 2)), cells, np.ones((1, 1)), (0, 0))
+    partial = check_block(np.zeros((1, 1)), np.zeros((2, 2)), cells, np.ones((1, 1)), (0, 0))
     assert partial.relative == partial.absolute == Peak()
     assert global_error(partial) == 0
     assert partial.cells_checked == 1
@@ -214,13 +214,13 @@ def test_an_infinite_coarse_value_is_missing():
 def test_values_out_of_bounds_are_counted(bounds, expected):
     cells = Aggregation(np.full(2, 0.5), np.full(4, 0.5), 2, 2)
     fine = np.array([[-1.0, 2.0, 1.5, 0.5], [-0.5, 1.5, 0.0, 0.0]])
-    partial = chunk(cells.mean(fine), fine, cells, np.ones((1, 2)), (0, 0), bounds)
+    partial = check_block(cells.mean(fine), fine, cells, np.ones((1, 2)), (0, 0), bounds)
     assert partial.values_out_of_bounds == expected
 
 
 def test_parts_of_cells_that_break_the_bounds_themselves_are_not_counted():
     cells = Aggregation(np.full(2, 0.5), np.full(2, 0.5), 2, 2)
-    partial = chunk(np.full((1, 1), -1.0), np.full((2, 2), -1.0), cells, np.ones((1, 1)), (0, 0), (0.0, None))
+    partial = check_block(np.full((1, 1), -1.0), np.full((2, 2), -1.0), cells, np.ones((1, 1)), (0, 0), (0.0, None))
     assert partial.values_out_of_bounds == 0
 
 
@@ -231,9 +231,9 @@ def test_values_on_a_bound_stay_on_it_when_stored(bounds):
     bound = bounds[0] or bounds[1]
     fine = np.full((2, 2), bound, np.float32)
     for coarse in (np.full((1, 1), bound), np.full((1, 1), bound, np.float32)):
-        assert chunk(coarse, fine, cells, np.ones((1, 1)), (0, 0), bounds).out_of_bounds == 0
+        assert check_block(coarse, fine, cells, np.ones((1, 1)), (0, 0), bounds).values_out_of_bounds == 0
         beyond = np.nextafter(fine, np.float32(-9 if bounds[0] else 9))
-        assert chunk(coarse, beyond, cells, np.ones((1, 1)), (0, 0), bounds).out_of_bounds == 4
+        assert check_block(coarse, beyond, cells, np.ones((1, 1)), (0, 0), bounds).values_out_of_bounds == 4
 
 
 def test_tolerances_follow_the_stored_type():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from downscale.errors import InputError, ShapeError
 from downscale.fields.spectrum import fourier_shift
-from downscale.kernels.imaging import REFERENCES, images, imaging, reference
+from downscale.kernels.imaging import REFERENCES, images, imaging, reference_kernel
 from downscale.metrics.response import Probe, equivariance, measure_response, mirrored, plane, probe, red_noise
 from downscale.nn.separable import operator
 
@@ -43,7 +43,7 @@ def test_shifts_add_up_and_move_waves(first, second):
 @pytest.mark.parametrize("factor", [2, 3, 4])
 @pytest.mark.parametrize("name", REFERENCES)
 def test_plane_waves_see_the_response_of_the_kernel(name, factor):
-    kernel, found = reference(name, factor), measure_response(of_method(name, factor))
+    kernel, found = reference_kernel(name, factor), measure_response(of_method(name, factor))
     gains = images(kernel.weights, (factor,), [found.frequency], (kernel.padding,))
     assert np.allclose(found.gain, np.abs(gains[:, 0]), rtol=0, atol=1e-12)
     assert np.allclose(found.images, (np.abs(gains[:, 1:]) ** 2).sum(1), rtol=0, atol=1e-12)
@@ -60,7 +60,7 @@ def test_what_is_not_linear_makes_harmonics():
 @pytest.mark.parametrize("name", REFERENCES)
 def test_the_error_of_a_shift_is_what_images_turn_too_far(name):
     factor, cells, number, shift = 3, 24, 4, 0.3
-    subject, kernel = of_method(name, factor, cells), reference(name, factor)
+    subject, kernel = of_method(name, factor, cells), reference_kernel(name, factor)
     wave = np.broadcast_to(np.cos(2 * np.pi * number * np.arange(cells) / cells), (cells, cells)).copy()
     made = subject(fourier_shift(wave, columns=shift)) - fourier_shift(subject(wave), columns=shift * factor)
     gains = images(kernel.weights, (factor,), [[number / cells]], (kernel.padding,))[0]
@@ -106,7 +106,7 @@ def test_the_plane_has_equal_cells():
 
 
 def test_rejection_is_that_of_the_kernel_on_the_waves_along_axes():
-    kernel = reference("sobolev", 2)
+    kernel = reference_kernel("sobolev", 2)
     assert measure_response(of_method("sobolev", 2)).rejection == pytest.approx(
         imaging(kernel.weights, (2,), kernel.padding).overall, abs=1.0
     )

@@ -13,10 +13,10 @@ from downscale.kernels.imaging import (
     REFERENCES,
     decibels,
     dirichlet,
-    ideal,
+    ideal_response,
     images,
     imaging,
-    reference,
+    reference_kernel,
     response,
 )
 from downscale.nn.gather import split
@@ -27,7 +27,7 @@ FACTORS = st.integers(2, 6)
 
 @pytest.mark.parametrize("factor", [2, 3, 4, 5, 6])
 def test_the_response_of_blocks_is_a_dirichlet_kernel(factor):
-    block = reference("conservative", factor)
+    block = reference_kernel("conservative", factor)
     found = response(block.weights, (factor,), [FINE], (block.padding,))
     assert np.allclose(found, dirichlet(FINE, factor), rtol=0, atol=1e-14)
     with np.errstate(invalid="ignore"):
@@ -37,7 +37,7 @@ def test_the_response_of_blocks_is_a_dirichlet_kernel(factor):
 
 @pytest.mark.parametrize("factor", [2, 3, 4, 5, 6])
 def test_the_response_of_linear_interpolation_is_a_squared_dirichlet_kernel(factor):
-    linear = reference("bilinear", factor)
+    linear = reference_kernel("bilinear", factor)
     found = response(linear.weights, (factor,), [FINE], (linear.padding,))
     # Centres of coarse and fine cells coincide for odd factors; for even ones the triangle is read half a cell beside.
     beside = np.cos(np.pi * FINE) if factor % 2 == 0 else 1.0
@@ -46,7 +46,7 @@ def test_the_response_of_linear_interpolation_is_a_squared_dirichlet_kernel(fact
 
 @given(st.sampled_from(REFERENCES), FACTORS)
 def test_a_centred_mirror_kernel_has_a_real_response_and_keeps_constants(name, factor):
-    kernel = reference(name, factor)
+    kernel = reference_kernel(name, factor)
     found = response(kernel.weights, (factor,), [FINE], (kernel.padding,))
     assert np.abs(found.imag).max() < 1e-12
     assert response(kernel.weights, (factor,), [[0.0]], (kernel.padding,))[0] == pytest.approx(1)
@@ -76,7 +76,7 @@ def test_images_are_the_lines_of_a_real_transposed_convolution(kernel_size, fact
 
 @given(st.sampled_from(REFERENCES), FACTORS)
 def test_phases_are_the_fourier_transform_of_images(name, factor):
-    kernel, nu = reference(name, factor), np.linspace(-0.5, 0.5, 9)
+    kernel, nu = reference_kernel(name, factor), np.linspace(-0.5, 0.5, 9)
     parts = split(torch.from_numpy(kernel.weights), (factor,), (kernel.padding,)).numpy()
     first = -kernel.padding // factor
     offsets = first + np.arange(parts.shape[1])
@@ -89,7 +89,7 @@ def test_phases_are_the_fourier_transform_of_images(name, factor):
 
 
 def test_two_axes_are_the_product_of_one():
-    kernel, nu = reference("bicubic", 3), np.linspace(-0.4, 0.4, 5)
+    kernel, nu = reference_kernel("bicubic", 3), np.linspace(-0.4, 0.4, 5)
     one = images(kernel.weights, (3,), [nu], (kernel.padding,))
     both = images(np.outer(kernel.weights, kernel.weights), 3, [nu, nu], kernel.padding)
     assert both.shape == (5, 5, 3, 3)
@@ -98,7 +98,9 @@ def test_two_axes_are_the_product_of_one():
 
 @pytest.mark.parametrize("factor", [2, 3, 4, 8])
 def test_sobolev_rejects_images_best_and_passes_averages_best(factor):
-    found = {name: imaging(k.weights, factor, k.padding) for name in REFERENCES for k in [reference(name, factor)]}
+    found = {
+        name: imaging(k.weights, factor, k.padding) for name in REFERENCES for k in [reference_kernel(name, factor)]
+    }
     assert max(found, key=lambda name: found[name].overall) == "sobolev"
     assert min(found, key=lambda name: found[name].pass_band_error_of_averages) == "sobolev"
     assert found["sobolev"].overall > found["bilinear"].overall + 10
@@ -106,7 +108,7 @@ def test_sobolev_rejects_images_best_and_passes_averages_best(factor):
 
 
 def test_the_ideal_low_pass_lies_between():
-    assert ideal([0.0, 0.1, 0.125, 0.2, 0.9], 4).tolist() == [1, 1, 0.5, 0, 1]
+    assert ideal_response([0.0, 0.1, 0.125, 0.2, 0.9], 4).tolist() == [1, 1, 0.5, 0, 1]
 
 
 def test_uneven_coverage_is_an_image_of_constants():
@@ -132,8 +134,8 @@ def test_bad_kernels_are_refused(kernel, stride, kind, words):
 
 def test_bad_names_and_bands_are_refused():
     with pytest.raises(OptionError, match="'conservative', 'bilinear', 'bicubic', 'sobolev', received 'nearest'"):
-        reference("nearest", 2)
+        reference_kernel("nearest", 2)
     with pytest.raises(ShapeError, match="received 1"):
-        reference("bilinear", 1)
+        reference_kernel("bilinear", 1)
     with pytest.raises(OptionError, match=r"pass band above 0 and up to 0\.5"):
         imaging(np.ones(4), (2,), band=0.7)

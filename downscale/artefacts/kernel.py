@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from downscale.artefacts.diagnosis import Curve, Diagnosis, Section, db
 from downscale.errors import ShapeError
 from downscale.kernels.coverage import Coverage, nearest_divisible, require_no_holes
-from downscale.kernels.imaging import REFERENCES, Imaging, decibels, imaging, reference, require_finite, response
+from downscale.kernels.imaging import REFERENCES, Imaging, decibels, imaging, reference_kernel, require_finite, response
 from downscale.kernels.laws import LAWS, law_residual
 from downscale.metrics.checkerboard import Checkerboard, checkerboard
 from downscale.metrics.response import Equivariance, Probe, equivariance, red_noise
@@ -58,7 +58,7 @@ def method_kernels(name: str, factor: Pair) -> Kernels:
 def _axis(name: str, factor: int) -> tuple[Floats, int]:
     if factor == 1:
         return np.ones(1), 0
-    kernel = reference(name, factor)
+    kernel = reference_kernel(name, factor)
     return kernel.weights, kernel.padding
 
 

@@ -28,8 +28,8 @@ from downscale.cf.horizontal import (
     with_named_mapping,
 )
 from downscale.cf.quantities import Bounds
-from downscale.conservation.measures import Infinite, Partial, Signs, chunk, combine_all
-from downscale.conservation.regions import Neighbourhoods, Overlap, near_chunk, overlap_chunk
+from downscale.conservation.measures import InfiniteValues, PartialResult, Signs, check_block, combine_all
+from downscale.conservation.regions import Neighbourhoods, Overlap, check_neighbourhoods, check_regions
 from downscale.errors import DownscaleError, GridError
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import FULL_CIRCLE, CellAxis
@@ -43,7 +43,7 @@ from downscale.steps.axis_downscale import axis_quantity, downscale_axis
 
 # Keep averages as they are: errors are for the check to find.
 PLAIN = Request(method="conservative", bounds=None, check="skip")
-Found = tuple[Partial, Infinite, Signs]
+Found = tuple[PartialResult, InfiniteValues, Signs]
 # Maximum fine values per block: if sums need several copies in float64, and if they are used in place.
 BLOCK_VALUES, UNCOPIED_VALUES = 4_000_000, 20_000_000
 
@@ -212,7 +212,7 @@ class Nested(Comparison):
                 None if size_blocks is None else size_blocks[at]
             ))  # fmt: skip
         findings, infinite, sign_counts = _joined(tasks)
-        return combine_all([findings, Partial(cells_lost=self._gaps(x, y))]), infinite, sign_counts
+        return combine_all([findings, PartialResult(cells_lost=self._gaps(x, y))]), infinite, sign_counts
 
     def _band(self, first: int, count: int, extensive: bool) -> Any:
         """Return the operator of a band of coarse rows, its areas, and areas of cells if values are sums."""
@@ -271,10 +271,10 @@ class Overlapping(Comparison):
 
     def near_cells(
         self, x: xr.DataArray, y: xr.DataArray, expected: xr.DataArray, allowed: float, extensive: bool, plain: bool
-    ) -> Partial:
+    ) -> PartialResult:
         """Return the findings of all blocks near each coarse cell, compared with an expected fine field."""
         return combine_all(list(computed(
-            *self._tasks(near_chunk, (x, y, expected), self.near, allowed, extensive, plain)
+            *self._tasks(check_neighbourhoods, (x, y, expected), self.near, allowed, extensive, plain)
         )))  # fmt: skip
 
     def _tasks(
@@ -362,14 +362,14 @@ def _compare_block(
     coarse: np.ndarray, fine: np.ndarray, band: Any, origin: tuple[int, ...], bounds: Bounds, signs: bool,
     size: np.ndarray | None,
 ) -> Found:  # fmt: skip
-    infinite, sign_counts = Infinite.of(coarse, origin), Signs.of(coarse, fine) if signs else Signs()
+    infinite, sign_counts = InfiniteValues.of(coarse, origin), Signs.of(coarse, fine) if signs else Signs()
     cells, areas, sums = band
     x, y = np.asarray(coarse, dtype=np.float64), np.asarray(fine)
     if sums is not None:
         # The sum over the valid parts equals that of the whole, however small the valid area is.
         share = cells.apply_mask(np.isfinite(y)).valid_fraction
         x, y = x / (sums[0] * np.where(share > 0, share, 1.0)), y.astype(np.float64) / sums[1]
-    return chunk(x, y, cells, areas(), origin, bounds, size), infinite, sign_counts
+    return check_block(x, y, cells, areas(), origin, bounds, size), infinite, sign_counts
 
 
 def _compare_regions(
@@ -377,13 +377,14 @@ def _compare_regions(
     **options: Any,
 ) -> Found:  # fmt: skip
     sign_counts = Signs.of(coarse, fine) if signs else Signs()
-    return overlap_chunk(coarse, fine, common, origin, bounds, **options), Infinite.of(coarse, origin), sign_counts
+    infinite = InfiniteValues.of(coarse, origin)
+    return check_regions(coarse, fine, common, origin, bounds, **options), infinite, sign_counts
 
 
 def _joined(tasks: list[Any]) -> Found:
     """Compute all blocks and combine their findings."""
     partials, infinite, signs = zip(*computed(*tasks), strict=True)
-    return combine_all(list(partials)), sum(infinite, Infinite()), sum(signs, Signs())
+    return combine_all(list(partials)), sum(infinite, InfiniteValues()), sum(signs, Signs())
 
 
 def _as_dask(data: Any) -> da.Array:

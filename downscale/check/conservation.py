@@ -20,7 +20,7 @@ from downscale.cf.kinds import direction_reason, is_categorical
 from downscale.cf.quantities import is_sign_unknown, quantity_of, variable_bounds
 from downscale.cf.units import convert, read_units
 from downscale.check.comparison import Comparison, Nested, Overlapping, cell_place, compare_fields
-from downscale.conservation.measures import combine_all, default_tolerance, infinite_count_line, negative_line
+from downscale.conservation.measures import combine_all, default_tolerance, infinite_count_message, negative_message
 from downscale.conservation.report import ConservationReport, VariableReport, finalize
 from downscale.deconvolution.psf import pick_psf
 from downscale.deconvolution.weights import Instrument
@@ -244,10 +244,10 @@ def _variable_report(
     sign_unknown = limits[0] is None and is_sign_unknown(coarse, name, bounds)
     total, infinite, signs = comparison.find_errors(x, y, limits, sign_unknown, extensive)
     if infinite.count:
-        line = infinite_count_line(name, infinite.count, cell_place(x, infinite.first))
+        line = infinite_count_message(name, infinite.count, cell_place(x, infinite.first))
         warnings.warn(line, UserWarning, stacklevel=3)
     if signs.new_negatives:
-        warnings.warn(negative_line(name), UserWarning, stacklevel=3)
+        warnings.warn(negative_message(name), UserWarning, stacklevel=3)
     kinds = [field.attrs.get("stored", field.dtype) for field in (coarse, fine)]
     tolerances = [default_tolerance(kind) for kind in kinds if kind.kind == "f"] or [default_tolerance(np.dtype("f8"))]
     allowed = float(tolerance or option("tolerance") or max(tolerances))

@@ -51,7 +51,7 @@ class Peak:
 
 
 @dataclass(frozen=True)
-class Partial:
+class PartialResult:
     """Contribution of one block to a report.
 
     ``sums`` holds, for each slab of maps (by the start of its other dimensions), area-weighted sums with one value per
@@ -74,7 +74,7 @@ class Partial:
     cells_with_gaps: int = 0
 
 
-def chunk(
+def check_block(
     coarse: Floats,
     fine: Floats,
     cells: Aggregation,
@@ -83,7 +83,7 @@ def chunk(
     bounds: tuple[float | None, float | None] = (None, None),
     sizes: Floats | None = None,
     smallest: float | None = None,
-) -> Partial:
+) -> PartialResult:
     """Return the conservation errors of one block; ``sizes`` are mean magnitudes of fine values that are means.
 
     ``origin`` is the index of the first coarse value in the whole field. NaN marks missing cells, and sums are computed
@@ -113,7 +113,7 @@ def chunk(
         maxima.append(Peak(float(value), position) if value > 0 else Peak())
     slab_sums = {tuple(origin[:-2]): sums.reshape(3, *lead_shape)}
     checked, masked, lost, invented, out_of_bounds, with_gaps = (int(count) for count in counts)
-    return Partial(
+    return PartialResult(
         maxima[0], maxima[1], checked, masked, lost, invented, out_of_bounds, slab_sums, cells_with_gaps=with_gaps
     )
 
@@ -171,18 +171,18 @@ def _add_sums(first: dict[Any, Any], second: dict[Any, Any]) -> dict[Any, Any]:
 COMBINE: dict[type, Any] = {Peak: Peak.larger, int: operator.add, float: max, dict: _add_sums}
 
 
-def combine(first: Partial, second: Partial) -> Partial:
+def combine(first: PartialResult, second: PartialResult) -> PartialResult:
     """Combine the contributions of two blocks."""
     pairs = {name: (value, getattr(second, name)) for name, value in vars(first).items()}
-    return Partial(**{name: COMBINE[type(pair[0])](*pair) for name, pair in pairs.items()})
+    return PartialResult(**{name: COMBINE[type(pair[0])](*pair) for name, pair in pairs.items()})
 
 
-def combine_all(partials: list[Partial]) -> Partial:
+def combine_all(partials: list[PartialResult]) -> PartialResult:
     """Combine the contributions of any number of blocks."""
-    return reduce(combine, partials, Partial())
+    return reduce(combine, partials, PartialResult())
 
 
-def global_error(partial: Partial) -> float:
+def global_error(partial: PartialResult) -> float:
     """Return the largest relative error of the area integral of a map (global conservation)."""
     largest = 0.0
     for fine, coarse, size in partial.sums.values():
@@ -200,20 +200,20 @@ def global_error(partial: Partial) -> float:
 
 
 @dataclass(frozen=True)
-class Infinite:
+class InfiniteValues:
     """The number of infinite values of a block or of a whole field, and the index of the first one (empty if none)."""
 
     count: int = 0
     first: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, values: NDArray[Any], origin: tuple[int, ...]) -> Infinite:
+    def of(cls, values: NDArray[Any], origin: tuple[int, ...]) -> InfiniteValues:
         """Count the infinite values of a block that begins at ``origin``.
 
         Examples
         --------
-        >>> Infinite.of(np.array([[1.0, np.inf, np.nan]]), (4, 0))
-        Infinite(count=1, first=(4, 1))
+        >>> InfiniteValues.of(np.array([[1.0, np.inf, np.nan]]), (4, 0))
+        InfiniteValues(count=1, first=(4, 1))
         """
         is_infinite = np.isinf(values)
         count = int(is_infinite.sum())
@@ -222,18 +222,18 @@ class Infinite:
         local = np.unravel_index(int(is_infinite.argmax()), is_infinite.shape)
         return cls(count, tuple(int(i) + start for i, start in zip(local, origin, strict=True)))
 
-    def __add__(self, other: Infinite) -> Infinite:
+    def __add__(self, other: InfiniteValues) -> InfiniteValues:
         if not self.count or not other.count:
             return self if self.count else other
-        return Infinite(self.count + other.count, min(self.first, other.first))
+        return InfiniteValues(self.count + other.count, min(self.first, other.first))
 
 
-def infinite_line(name: str) -> str:
+def infinite_message(name: str) -> str:
     """Return the warning for a block with infinite values: the same text for all blocks, so that it is shown once."""
     return f"{name}: expected finite values, received infinite ones, which are taken for missing; repair the input"
 
 
-def infinite_count_line(name: str, count: int, place: Mapping[str, Any]) -> str:
+def infinite_count_message(name: str, count: int, place: Mapping[str, Any]) -> str:
     """Return the warning for a whole field with infinite values, the first of them at ``place``."""
     location = ", ".join(
         f"{dim}={f'{coordinate:g}' if isinstance(coordinate, float) else coordinate}"
@@ -275,7 +275,7 @@ class Signs:
         return self.negative if 0 <= self.least < math.inf else 0
 
 
-def negative_line(name: str) -> str:
+def negative_message(name: str) -> str:
     """Return the warning about new negative values: the same text for all blocks, so that it is shown once."""
     return (
         f"{name}: no coarse value is negative, but fine values are, and no bound is known; pass bounds=(0, None) "

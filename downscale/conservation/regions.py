@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from downscale.conservation.measures import Partial, chunk, count_outside, peak_of, smallest_magnitude
+from downscale.conservation.measures import PartialResult, check_block, count_outside, peak_of, smallest_magnitude
 from downscale.fields.aggregate import Aggregation, SupermeshMean
 from downscale.grid.subcells import Subcells
 
@@ -133,7 +133,7 @@ class Overlap:
         )  # fmt: skip
 
 
-def overlap_chunk(
+def check_regions(
     coarse: Floats,
     fine: Floats,
     common: Overlap,
@@ -142,7 +142,7 @@ def overlap_chunk(
     *,
     extensive: bool = False,
     na_thres: float = 1.0,
-) -> Partial:
+) -> PartialResult:
     """Return the conservation errors of whole maps by region; a fine value represents the valid part of its cell.
 
     ``origin`` is the index of the first map in the whole field. Values out of bounds are counted if the coarse field is
@@ -201,7 +201,7 @@ def _sum(values: Floats, y: Regions, x: Regions) -> Floats:
 def _compare_means(
     sums: list[Floats], fields: tuple[Floats, Floats], lost: int, measure: Floats, origin: tuple[int, ...],
     bounds: tuple[float | None, float | None],
-) -> Partial:  # fmt: skip
+) -> PartialResult:  # fmt: skip
     """Return the errors of regions from their integrals: coarse, fine, magnitude and measure."""
     coarse, fine = fields
     x, y, size = (np.divide(term, sums[3], out=np.full_like(term, np.nan), where=sums[3] > 0) for term in sums[:3])
@@ -209,7 +209,7 @@ def _compare_means(
     y[np.isnan(y) & (sums[3] > 0)] = np.inf
     single = Aggregation(np.ones(x.shape[-2]), np.ones(x.shape[-1]), 1, 1)
     smallest = smallest_magnitude(coarse, fine)
-    partial = chunk(x, y, single, np.ones(x.shape[-2:]), origin, sizes=size, smallest=smallest)
+    partial = check_block(x, y, single, np.ones(x.shape[-2:]), origin, sizes=size, smallest=smallest)
     with np.errstate(invalid="ignore"):
         maps = np.stack([sums[i].sum(axis=(-2, -1)) for i in (1, 0, 2)])
     values = coarse[np.isfinite(coarse)]
@@ -272,10 +272,10 @@ class Neighbourhoods:
         return np.asarray((columns @ (rows @ values).T).T)
 
 
-def near_chunk(
+def check_neighbourhoods(
     coarse: Floats, fine: Floats, expected_fine: Floats, near: Neighbourhoods, origin: tuple[int, ...],
     tolerance: float, extensive: bool = False, plain: bool = True,
-) -> Partial:  # fmt: skip
+) -> PartialResult:  # fmt: skip
     """Return the excess of each coarse cell over its bound, for whole maps compared with an expected fine field.
 
     ``tolerance`` is the relative error that rounding explains. ``plain`` is false if a terrain term was added to the
@@ -314,7 +314,7 @@ def near_chunk(
         excess[index] = np.where(checked & (relative_excess > tolerance), relative_excess, 0.0)
         typical = float(size[valid].mean()) if valid.any() else 0.0
         bounds[index] = np.where(checked, bound, 0.0) / max(typical, smallest, np.finfo(np.float64).tiny)
-    return Partial(
+    return PartialResult(
         near=peak_of(excess, origin),
         near_checked=int(is_checked.sum()),
         near_failed=int((excess > 0).sum()),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from downscale.conservation.measures import Partial, global_error
+from downscale.conservation.measures import PartialResult, global_error
 from downscale.errors import ConservationError
 
 HEAD = (
@@ -147,7 +147,7 @@ class VariableReport:
 
 
 def finalize(
-    name: str, partial: Partial, law: str, tolerance: float, units: str, locate: Any, outside: int = 0,
+    name: str, partial: PartialResult, law: str, tolerance: float, units: str, locate: Any, outside: int = 0,
     compared: tuple[str, int] = ("cells", 0), expected: str = "", locate_cell: Any = None,
 ) -> VariableReport:  # fmt: skip
     """Turn the combined partial result into a report; ``locate`` maps an index of a region to coordinates."""

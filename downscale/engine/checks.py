@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downscale.conservation.measures import Signs, chunk, infinite_line, negative_line
+from downscale.conservation.measures import Signs, check_block, infinite_message, negative_message
 from downscale.engine.cut import Cut
 from downscale.engine.job import Job
 from downscale.errors import BoundsError, ConservationError, InputError
@@ -25,7 +25,7 @@ def finite_or_missing(values: NDArray[Any], name: str, check: str = "warn") -> N
     if np.all(is_finite):
         return values
     if bool(np.isinf(values).any()):
-        _say(infinite_line(name), check)
+        _say(infinite_message(name), check)
     return np.where(is_finite, values, np.nan)
 
 
@@ -132,7 +132,7 @@ def check(stored: NDArray[Any], coarse: NDArray[Any], job: Job, rows: Cut, colum
         return
     cells = job.cells.window(rows.own.cells, columns.own.cells)
     area = np.ones(coarse.shape[-2:])
-    partial = chunk(coarse, stored, cells, area, (0,) * coarse.ndim)
+    partial = check_block(coarse, stored, cells, area, (0,) * coarse.ndim)
     if partial.relative.value <= job.tolerance and partial.cells_lost == 0:
         return
     location = _location(job, rows, columns, partial.relative.index[-2:]) if partial.relative.index else "no cell"
@@ -155,7 +155,7 @@ def tell_negative(coarse: NDArray[Any], fine: NDArray[Any], job: Job) -> None:
     low, high = float(np.fmin.reduce(coarse, axis=None)), float(np.fmax.reduce(coarse, axis=None))
     # False for a field without any value.
     if 0 <= low <= high - low and Signs.of(coarse, fine).new_negatives:
-        _say(negative_line(job.name), job.check)
+        _say(negative_message(job.name), job.check)
 
 
 def _say(line: str, check: str) -> None:

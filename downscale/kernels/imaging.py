@@ -65,13 +65,13 @@ def dirichlet(frequency: ArrayLike, count: int) -> Floats:
     return np.cos(2 * np.pi * np.multiply.outer(f, offsets)).mean(-1)
 
 
-def ideal(frequency: ArrayLike, stride: int) -> Floats:
+def ideal_response(frequency: ArrayLike, stride: int) -> Floats:
     """Return the ideal low-pass response: one below half a cycle per coarse cell, one half there, zero beyond."""
     f = np.abs((np.asarray(frequency, dtype=np.float64) + 0.5) % 1 - 0.5) * 2 * stride
     return np.where(np.isclose(f, 1), 0.5, (f < 1).astype(np.float64))
 
 
-def reference(name: str, factor: int, taps: int = 7, order: float = 1.25) -> AxisKernel:
+def reference_kernel(name: str, factor: int, taps: int = 7, order: float = 1.25) -> AxisKernel:
     """Return the kernel of a training-free method on a uniform axis far from its ends.
 
     Raises
@@ -83,7 +83,7 @@ def reference(name: str, factor: int, taps: int = 7, order: float = 1.25) -> Axi
 
     Examples
     --------
-    >>> reference("bilinear", 2).weights.tolist(), reference("conservative", 3).weights.tolist()
+    >>> reference_kernel("bilinear", 2).weights.tolist(), reference_kernel("conservative", 3).weights.tolist()
     ([0.25, 0.75, 0.75, 0.25], [1.0, 1.0, 1.0])
     """
     cells = 2 * taps + 5
@@ -246,7 +246,7 @@ def imaging(kernel: Any, stride: Size, padding: Size | None = None, band: float 
 
     Examples
     --------
-    >>> bilinear = reference("bilinear", 2)
+    >>> bilinear = reference_kernel("bilinear", 2)
     >>> summary = imaging(bilinear.weights, 2, bilinear.padding)
     >>> round(summary.overall, 1), summary.overall_of_constants
     (31.9, 300.0)

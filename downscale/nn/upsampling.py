@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from downscale.errors import OptionError, listing
 from downscale.kernels.coverage import Coverage
-from downscale.kernels.imaging import AxisKernel, reference
+from downscale.kernels.imaging import AxisKernel, reference_kernel
 from downscale.kernels.laws import Law
 from downscale.kernels.smooth import kernel_roughness, smooth
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
@@ -193,7 +193,9 @@ class SobolevResize(nn.Module):
     def __init__(self, factor: Factor) -> None:
         super().__init__()
         self.factor = factor
-        kernels = [reference("sobolev", count) if count > 1 else AxisKernel(np.ones(1), 1, 0) for count in factor]
+        kernels = [
+            reference_kernel("sobolev", count) if count > 1 else AxisKernel(np.ones(1), 1, 0) for count in factor
+        ]
         kernel = torch.from_numpy(np.outer(kernels[0].weights, kernels[1].weights)).float()
         self.register_buffer("weight", kernel[None, None], persistent=False)
         self.axes = [AxisGeometry(len(axis.weights), axis.stride, axis.padding, 0, "reflect") for axis in kernels]
