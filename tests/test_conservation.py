@@ -27,7 +27,7 @@ from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
 
-COUNTS = ("checked", "masked", "lost", "invented", "out_of_bounds")
+COUNTS = ("cells_checked", "cells_masked", "cells_lost", "cells_invented", "values_out_of_bounds")
 
 
 class Case:

@@ -86,7 +86,7 @@ class Sampling:
     @cached_property
     def _counts(self) -> tuple[tuple[int, int], int]:
         """Source cells to join along rows and columns, and points along a side of a fine cell."""
-        side, lat = self.places.size
+        side, lat = self.positions.size
         steps = [float(np.median(np.abs(np.diff(axis.edges)))) for axis in (self.source.y, self.source.x)]
         ratios = side / steps[0], side / max(steps[1] * np.cos(np.deg2rad(lat)), 1e-6)
         join_counts = tuple(
@@ -103,9 +103,9 @@ class Sampling:
         field = np.asarray(values, np.float64)
         if join_y * join_x > 1:
             field = overlap_matrix(self.source.y, y) @ field @ overlap_matrix(self.source.x, x).T
-        out = np.empty(self.places.grid.shape)
-        for rows in self.places.blocks(count):
-            lon, lat = self.places.points(rows, count)
+        out = np.empty(self.positions.grid.shape)
+        for rows in self.positions.blocks(count):
+            lon, lat = self.positions.points(rows, count)
             out[rows] = _bilinear(field, _find_neighbours(y, lat), _find_neighbours(x, lon)).mean(axis=(-2, -1))
         return out
 
@@ -113,11 +113,11 @@ class Sampling:
         """Return the fraction of each fine cell that the source covers, 0 to 1."""
         y, x = self.source.y, self.source.x
         if x.periodic and np.ptp(y.edges) > 180 - 1e-6:
-            return np.ones(self.places.grid.shape)
+            return np.ones(self.positions.grid.shape)
         count = self._counts[1] + 1
-        out = np.empty(self.places.grid.shape)
-        for rows in self.places.blocks(count):
-            lon, lat = self.places.points(rows, count)
+        out = np.empty(self.positions.grid.shape)
+        for rows in self.positions.blocks(count):
+            lon, lat = self.positions.points(rows, count)
             in_lat = (lat >= y.edges.min() - 1e-6) & (lat <= y.edges.max() + 1e-6)
             out[rows] = (in_lat & ((lon - x.edges.min() + 1e-6) % FULL_CIRCLE <= np.ptp(x.edges) + 2e-6)).mean((-2, -1))
         return out
