@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from downscale.errors import DownscaleError
-from downscale.process.interrupts import terminable, what_came
+from downscale.process.interrupts import raise_on_signals, signal_word
 from downscale.training.gan import GANSettings, train_adversarial
 from downscale.training.progress import resume_hint
 from downscale.training.schema import TrainingRecipe, load_training
@@ -38,10 +38,10 @@ def main() -> int:
     parser.add_argument("--overwrite", action="store_true")
     chosen = parser.parse_args()
     try:
-        with terminable():
+        with raise_on_signals():
             print(f"wrote {made(chosen)}")
     except BaseException as error:
-        word = what_came(error)
+        word = signal_word(error)
         if word is not None:
             print(f"rain_gan: {word}; {resume_hint(chosen.out.with_suffix('.training'))}", file=sys.stderr)
             return 1

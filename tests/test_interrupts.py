@@ -16,7 +16,15 @@ import pytest
 from run_process import ROOT
 
 from downscale.io.library import LIBRARY, library
-from downscale.process.interrupts import Terminated, go_on, half_made, shielded, terminable, terminable_call, what_came
+from downscale.process.interrupts import (
+    Terminated,
+    defer_signals,
+    raise_if_signalled,
+    raise_on_fatal_signals,
+    raise_on_signals,
+    register_draft,
+    signal_word,
+)
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
 LONGEST = 5.0
@@ -32,7 +40,7 @@ def test_a_signal_is_one_exception_and_handlers_are_put_back(number):
     come: list[str] = []
 
     def run() -> None:
-        with terminable() as heard:
+        with raise_on_signals() as heard:
             try:
                 signal.raise_signal(number)
                 time.sleep(1)
@@ -51,11 +59,11 @@ def test_a_call_from_another_program_leaves_its_handlers():
     kept = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGHUP)]
 
     def run() -> None:
-        with terminable_call(), terminable_call():
+        with raise_on_fatal_signals(), raise_on_fatal_signals():
             assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGHUP)] == kept
             signal.raise_signal(signal.SIGHUP)
             assert ours == [signal.SIGHUP]
-            with shielded():
+            with defer_signals():
                 signal.raise_signal(signal.SIGTERM)
                 ours.append(0)
             ours.append(1)
@@ -64,7 +72,7 @@ def test_a_call_from_another_program_leaves_its_handlers():
         with pytest.raises(Terminated, match="SIGTERM"):
             run()
         assert ours == [signal.SIGHUP, 0]
-        with terminable() as heard, contextlib.suppress(Terminated), terminable_call():
+        with raise_on_signals() as heard, contextlib.suppress(Terminated), raise_on_fatal_signals():
             signal.raise_signal(signal.SIGTERM)
         assert heard == ["SIGTERM"]
     finally:
@@ -77,8 +85,8 @@ def test_a_shield_puts_a_signal_off_to_its_end(number):
     passed = []
 
     def run() -> None:
-        with terminable():
-            with shielded(), shielded():
+        with raise_on_signals():
+            with defer_signals(), defer_signals():
                 signal.raise_signal(number)
                 passed.append("inside")
             passed.append("behind")
@@ -92,7 +100,7 @@ def test_what_cleans_up_after_a_signal_is_not_interrupted_again():
     passed = []
 
     def run() -> None:
-        with terminable():
+        with raise_on_signals():
             try:
                 signal.raise_signal(signal.SIGTERM)
             finally:
@@ -107,15 +115,15 @@ def test_what_cleans_up_after_a_signal_is_not_interrupted_again():
 
 def test_a_signal_that_was_lost_is_heard_at_the_next_chance():
     def run() -> None:
-        with terminable():
+        with raise_on_signals():
             with contextlib.suppress(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
-            go_on()
+            raise_if_signalled()
 
     with pytest.raises(KeyboardInterrupt) as raised:
         run()
-    assert what_came(raised.value) == "interrupted"
-    go_on()
+    assert signal_word(raised.value) == "interrupted"
+    raise_if_signalled()
 
 
 def script(tmp_path: Path, body: str) -> subprocess.Popen[str]:
@@ -124,9 +132,9 @@ def script(tmp_path: Path, body: str) -> subprocess.Popen[str]:
 import sys, time, threading
 from pathlib import Path
 from downscale.process.interrupts import *
-from downscale.process.interrupts import shielded, half_made, telling, terminable
+from downscale.process.interrupts import defer_signals, register_draft, use_end_message, raise_on_signals
 draft = Path({str(tmp_path / "draft")!r})
-with terminable():
+with raise_on_signals():
 {body}
 """
     line = [sys.executable, "-c", code]
@@ -136,13 +144,13 @@ with terminable():
 
 STUCK = {
     "in a long call of a library": """
-    with half_made(draft), shielded():
+    with register_draft(draft), defer_signals():
         draft.touch()
         print("ready", flush=True)
         time.sleep(60)
 """,
     "at a lock that nobody lets go of": """
-    with half_made(draft):
+    with register_draft(draft):
         draft.touch()
         lock = threading.Lock()
         lock.acquire()
@@ -153,7 +161,7 @@ STUCK = {
             lock.acquire()
 """,
     "where errors are ignored": """
-    with half_made(draft):
+    with register_draft(draft):
         draft.mkdir()
         (draft / "chunk").touch()
         while True:
@@ -185,7 +193,7 @@ def test_a_main_thread_that_is_stuck_is_ended_and_leaves_nothing(tmp_path, body,
 
 def test_a_second_signal_ends_at_once_with_the_words_for_what_is_kept(tmp_path):
     body = STUCK["in a long call of a library"]
-    body = body.replace("with half_made", 'with telling(lambda: "three kept"), half_made')
+    body = body.replace("with register_draft", 'with use_end_message(lambda: "three kept"), register_draft')
     process = script(tmp_path, body)
     assert process.stdout is not None
     process.stdout.readline()
@@ -203,7 +211,7 @@ def test_children_do_not_hear_a_ctrl_c(tmp_path):
     """Neither the first one nor later ones: Python's own tracker of what they share starts with the first."""
     code = """
 import multiprocessing, signal, sys
-from downscale.process.interrupts import deaf_children
+from downscale.process.interrupts import shield_children
 
 def mask(pipe):
     pipe.send(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
@@ -212,7 +220,7 @@ if __name__ == "__main__":
     spawn = multiprocessing.get_context("spawn")
     for _ in range(2):
         here, there = spawn.Pipe()
-        with deaf_children():
+        with shield_children():
             child = spawn.Process(target=mask, args=(there,))
             lock = spawn.Lock()
             child.start()
@@ -239,7 +247,7 @@ sys.exit(program())
 
 
 def test_a_file_is_half_made_only_within_its_block(tmp_path):
-    with half_made(tmp_path / "a") as path:
+    with register_draft(tmp_path / "a") as path:
         path.touch()
     assert path.exists()
 

@@ -23,7 +23,7 @@ import downscale
 from downscale.errors import ConservationError, OutputError
 from downscale.io.leases import SILENT_SECONDS, lock_output, lock_path
 from downscale.io.paths import FOREIGN, check_netcdf, find_named_files, scratch_name, this_host
-from downscale.runs.manifest import identity
+from downscale.runs.manifest import input_identities
 
 APPLY = ("apply", "in.nc", "out.nc", "--factor", 2)
 
@@ -214,8 +214,8 @@ def test_what_an_input_holds_is_sampled_from_its_beginning_to_its_end(tmp_path, 
     for i in range(files):
         (folder / f"{i:04d}").write_bytes(bytes(size))
         os.utime(folder / f"{i:04d}", (1e9, 1e9))
-    before = identity([str(folder)])
-    assert identity([str(folder)]) == before
+    before = input_identities([str(folder)])
+    assert input_identities([str(folder)]) == before
     for place in (0, size // 2, size - 1):
         with (folder / "0000").open("r+b") as file:
             # A chunk that differs does so almost everywhere.
@@ -223,7 +223,7 @@ def test_what_an_input_holds_is_sampled_from_its_beginning_to_its_end(tmp_path, 
             file.write(b"\1" * (size // 3 + 1))
         os.truncate(folder / "0000", size)
         os.utime(folder / "0000", (1e9, 1e9))
-        assert identity([str(folder)]) != before
+        assert input_identities([str(folder)]) != before
 
 
 # What must stay until something better is there.

@@ -474,13 +474,13 @@ def test_bars_are_for_terminals(here, capsys):
 
 def test_memory_is_passed_on(here, monkeypatch):
     seen = []
-    honest = block_run.produce
+    honest = block_run.downscale_to_file
 
     def produce(*arguments: Any, **options: Any) -> Any:
         seen.append(downscale.get_options()["max_memory"])
         return honest(*arguments, **options)
 
-    monkeypatch.setattr(block_run, "produce", produce)
+    monkeypatch.setattr(block_run, "downscale_to_file", produce)
     with downscale.set_options(max_memory=None):
         good(command(*APPLY, "--blocks", 10, "--max-memory", "2GB"))
     assert seen == ["2GB"] * 2
@@ -578,7 +578,7 @@ def test_work_is_small_and_holds_no_data(here):
         blocks = plan_blocks(recipe, coarse, request, downscale.plan(coarse, 2))
         from distributed.protocol.pickle import dumps
 
-        works = [block_run.block_work(blocks, i, recipe, True, {}) for i in range(5)]
+        works = [block_run.block_task(blocks, i, recipe, True, {}) for i in range(5)]
         assert len(works) == len(blocks.blocks)
         sizes.append([len(dumps(one)) for one in works])
     assert sizes[0] == sizes[1]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sample_fields import coordinates, field_on, region
 
 from downscale.errors import InputError, OptionError
-from downscale.runs.blocks import Block, Record, cut, default_blocks, parse_blocks, record_of, stride
+from downscale.runs.blocks import Block, Record, cut_record, default_blocks, parse_blocks, record_of, stride
 
 CALENDARS = ("standard", "proleptic_gregorian", "noleap", "360_day", "all_leap", "julian")
 FREQUENCIES = {"YS": 40, "MS": 130, "D": 900, "6h": 900, "20D": 300, "15min": 900}
@@ -40,7 +40,7 @@ def test_calendar_blocks_partition_the_record(frequency, calendar, count, unit, 
     dates = made.dates
     if numpy and calendar in ("standard", "proleptic_gregorian"):
         made = Record("time", size, np.array([str(date).replace(" ", "T") for date in dates], "M8[ns]"), 12)
-    blocks = cut(made, f"{count} {unit}s")
+    blocks = cut_record(made, f"{count} {unit}s")
     assert [block.start for block in blocks] == [0, *(block.stop for block in blocks[:-1])]
     assert blocks[-1].stop == size
     assert all(block.start < block.stop for block in blocks)
@@ -55,7 +55,7 @@ def test_calendar_blocks_partition_the_record(frequency, calendar, count, unit, 
 
 @given(size=st.integers(1, 2000), steps=st.integers(1, 2500))
 def test_blocks_of_steps_partition_the_record(size, steps):
-    blocks = cut(Record("time", size, None), steps)
+    blocks = cut_record(Record("time", size, None), steps)
     assert [i for block in blocks for i in range(block.start, block.stop)] == list(range(size))
     assert all(block.stop - block.start == min(steps, size) for block in blocks[:-1])
     assert blocks[0].stop % stride(blocks) == 0
@@ -85,7 +85,7 @@ def test_names_are_as_exact_as_the_steps(frequency, blocks, names):
     times = xr.date_range("2000-01-01", periods=size, freq=frequency, calendar="noleap", use_cftime=True)
     ds = field_on(region(), size).assign_coords(time=times)
     found = record_of(ds)
-    assert [block.path(Path("tas.nc")).name for block in cut(found, blocks)] == names
+    assert [block.path(Path("tas.nc")).name for block in cut_record(found, blocks)] == names
 
 
 def test_a_mean_stamped_at_its_end_belongs_to_its_period():
@@ -94,20 +94,20 @@ def test_a_mean_stamped_at_its_end_belongs_to_its_period():
     ds = field_on(region(), 24)
     ds = ds.assign_coords(time=("time", edges[1:], {"bounds": "time_bnds"}))
     ds = ds.assign_coords(time_bnds=(("time", "bnds"), np.stack([edges[:-1], edges[1:]], axis=1)))
-    blocks = cut(record_of(ds), "1 year")
+    blocks = cut_record(record_of(ds), "1 year")
     assert [(b.start, b.stop, b.label) for b in blocks] == [(0, 12, "200001-200012"), (12, 24, "200101-200112")]
 
 
 def test_records_without_dates_and_without_time():
     ds = field_on(region(), 5)
     numbers = ds.assign_coords(time=np.arange(5.0))
-    blocks = cut(record_of(numbers), 2)
+    blocks = cut_record(record_of(numbers), 2)
     assert [block.label for block in blocks] == ["000000-000001", "000002-000003", "000004-000004"]
     with pytest.raises(OptionError, match="expected dates along 'time' for blocks of 1 years, received none"):
-        cut(record_of(numbers), "1 year")
+        cut_record(record_of(numbers), "1 year")
     still = xr.Dataset({"tas": ds.tas[0].drop_vars("time")}, coordinates(region()))
-    assert cut(record_of(still), "1 year") == [Block(0, 1)]
-    assert cut(record_of(ds.isel(time=0)), 3) == [Block(0, 1)]
+    assert cut_record(record_of(still), "1 year") == [Block(0, 1)]
+    assert cut_record(record_of(ds.isel(time=0)), 3) == [Block(0, 1)]
 
 
 @pytest.mark.parametrize("wanted", ["", "0", "0 years", "x", "year", "5 decades", "-1 year", "1.5 years", 0, -3, True])
@@ -119,7 +119,7 @@ def test_what_is_no_length_of_a_block(wanted):
 def test_times_that_cannot_be_cut():
     ds = field_on(region(), 4)
     with pytest.raises(InputError, match=r"expected ascending times to cut .*, received 2000-01-03 .* sort by"):
-        cut(record_of(ds.isel(time=slice(None, None, -1))), 2)
+        cut_record(record_of(ds.isel(time=slice(None, None, -1))), 2)
     times = xr.date_range("2000-01-01", periods=4, freq="s", calendar="noleap", use_cftime=True)
     with pytest.raises(OptionError, match="expected blocks with dates that differ, received blocks=1; make them"):
-        cut(record_of(ds.assign_coords(time=times)), 1)
+        cut_record(record_of(ds.assign_coords(time=times)), 1)

@@ -17,7 +17,7 @@ from sample_fields import field_on, world
 
 from downscale.errors import InputError, OptionError
 from downscale.runs import clusters
-from downscale.runs.block_run import Work, compute_on_worker
+from downscale.runs.block_run import BlockTask, compute_on_worker
 from downscale.runs.clusters import profile_of
 from downscale.runs.recipe import Dask, parse_recipe
 
@@ -115,7 +115,7 @@ def test_nobody_answers(tmp_path, monkeypatch):
 class Done:
     """A piece of work on a cluster that is none."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: BlockTask) -> None:
         self.work = work
 
     def result(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class Counting:
     def scheduler_info(self, n_workers: int = 5) -> dict[str, Any]:
         return {"workers": dict.fromkeys(range(self.workers))}
 
-    def submit(self, task: Any, work: Work, **how: Any) -> Done:
+    def submit(self, task: Any, work: BlockTask, **how: Any) -> Done:
         from distributed.protocol.pickle import dumps
 
         self.sent += 1
@@ -158,9 +158,9 @@ def test_one_small_message_a_block_and_few_in_flight(monkeypatch, count):
         of.running -= 1
         return {futures[-1]}
 
-    monkeypatch.setattr(clusters, "finished_futures", finished)
+    monkeypatch.setattr(clusters, "wait_for_futures", finished)
     recipe = parse_recipe(LEAST).model_dump_json()
-    works = [Work(recipe, f"out_{i}.nc", "time", i, i + 1, count, 1, "f" * 64, True, True) for i in range(count)]
+    works = [BlockTask(recipe, f"out_{i}.nc", "time", i, i + 1, count, 1, "f" * 64, True, True) for i in range(count)]
     told = []
     keys = [work.path for work in works]
     made = clusters.compute_on_cluster(client, compute_on_worker, works, keys, lambda: told.append(1))

@@ -13,7 +13,7 @@ from dask.system import CPU_COUNT
 from sample_fields import field_on, region, same_bits
 
 from downscale.errors import OptionError
-from downscale.process.computing import threads, threads_that_end, workers
+from downscale.process.computing import threads, use_temporary_threads, workers
 
 VARIABLES = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -98,7 +98,7 @@ def test_one_thread_is_one_thread(variables: dict[str, str], settings: list[dict
 @pytest.mark.parametrize("number", [-1, "4", 2.5, True])
 def test_numbers_of_workers_that_are_none_are_refused(number: Any) -> None:
     with dask.config.set(num_workers=number):
-        for asked in (workers, threads_that_end().__enter__):
+        for asked in (workers, use_temporary_threads().__enter__):
             with pytest.raises(OptionError, match="num_workers"):
                 asked()
 

@@ -37,7 +37,7 @@ from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.subcells import Subcells
 from downscale.io.statics import pick_mask, regrid_mask
-from downscale.process.computing import computed
+from downscale.process.computing import compute
 from downscale.request import Request
 from downscale.steps.axis_downscale import axis_quantity, downscale_axis
 
@@ -273,7 +273,7 @@ class Overlapping(Comparison):
         self, x: xr.DataArray, y: xr.DataArray, expected: xr.DataArray, allowed: float, extensive: bool, plain: bool
     ) -> PartialResult:
         """Return the findings of all blocks near each coarse cell, compared with an expected fine field."""
-        return combine_all(list(computed(
+        return combine_all(list(compute(
             *self._tasks(check_neighbourhoods, (x, y, expected), self.near, allowed, extensive, plain)
         )))  # fmt: skip
 
@@ -383,7 +383,7 @@ def _compare_regions(
 
 def _joined(tasks: list[Any]) -> Found:
     """Compute all blocks and combine their findings."""
-    partials, infinite, signs = zip(*computed(*tasks), strict=True)
+    partials, infinite, signs = zip(*compute(*tasks), strict=True)
     return combine_all(list(partials)), sum(infinite, InfiniteValues()), sum(signs, Signs())
 
 

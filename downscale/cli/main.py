@@ -29,7 +29,7 @@ from downscale.cli.arguments import (
     with_options,
 )
 from downscale.errors import ConservationError, DownscaleError, counted, one_line, printable
-from downscale.process.interrupts import NOTHING_LEFT, Stopped, status_of, terminable
+from downscale.process.interrupts import NOTHING_LEFT, Stopped, raise_on_signals, status_of
 from downscale.request import DECONVOLUTION
 
 # Exit status of the argument parser for Ctrl-C.
@@ -128,19 +128,19 @@ def demo(
 ) -> None:
     """Downscale the embedded sample with the kernel and with a network: NetCDF, maps and a report."""
     from downscale.runs.demo import (
-        LEARNED_NOTE,
+        MODEL_NOTE,
+        demo_model_recipe,
         demo_recipe,
         format_comparison,
-        learned_recipe,
         prepare_folder,
         run_both,
     )
 
     prepare_folder(out)
-    from downscale.process.computing import scheduled
+    from downscale.process.computing import use_threads_by_default
 
-    with scheduled():
-        outcomes, comparison = run_both(demo_recipe(out), learned_recipe(out), LEARNED_NOTE)
+    with use_threads_by_default():
+        outcomes, comparison = run_both(demo_recipe(out), demo_model_recipe(out), MODEL_NOTE)
     for outcome in outcomes:
         _say_outcome(outcome)
     say(format_comparison(comparison))
@@ -194,10 +194,10 @@ def _run_recipe(recipe: Any, *, blocks: str | None, merge: bool | None, max_memo
     if max_memory is not None:
         set_options(max_memory=max_memory)
     _require_input(*([recipe.input.path] if isinstance(recipe.input.path, str) else recipe.input.path))
-    from downscale.process.computing import scheduled
+    from downscale.process.computing import use_threads_by_default
     from downscale.runs.pipeline import run as run_recipe
 
-    with scheduled():
+    with use_threads_by_default():
         _say_outcome(run_recipe(recipe, command=shlex.join(["downscale", *typed.get()]), **how))
 
 
@@ -236,10 +236,10 @@ def deconvolve(
     psf, dims = parse_psf(values.pop("psf")), parse_names(values.pop("dims"), "dims")
     solver, chunk_sizes = DeconvolutionMethod(**values), parse_chunks(chunks)
     _require_input(source)
-    from downscale.process.computing import scheduled
-    from downscale.runs.deconvolution import deconvolve_file, lines_of
+    from downscale.process.computing import use_threads_by_default
+    from downscale.runs.deconvolution import compression_lines, deconvolve_file
 
-    with scheduled():
+    with use_threads_by_default():
         plan, facts = deconvolve_file(
             source, output, psf, solver, dims=dims, **arguments, chunks=chunk_sizes,
             complevel=complevel, overwrite=overwrite, dry_run=dry_run,
@@ -251,7 +251,7 @@ def deconvolve(
     elif as_json:
         say(json.dumps({"plan": str(plan), "variables": facts, "file": str(output)}, indent=2))
     else:
-        for line in [str(plan), *lines_of(facts), f"wrote {output}"]:
+        for line in [str(plan), *compression_lines(facts), f"wrote {output}"]:
             say(line)
 
 
@@ -384,7 +384,7 @@ def train(
     from downscale.training.schema import load_training
 
     training = load_training(recipe)
-    from downscale.process.interrupts import Stopped, telling, what_came
+    from downscale.process.interrupts import Stopped, signal_word, use_end_message
     from downscale.training.fit import folder_of, is_first
     from downscale.training.fit import train as carry_out
     from downscale.training.progress import resume_hint
@@ -394,10 +394,10 @@ def train(
         return
     folder, steps = folder_of(training), training.training.steps
     try:
-        with telling(lambda: resume_hint(folder, steps)):
+        with use_end_message(lambda: resume_hint(folder, steps)):
             carry_out(training, resume, say)
     except BaseException as error:
-        word = what_came(error)
+        word = signal_word(error)
         if word is None:
             raise
         if not is_first():
@@ -435,14 +435,14 @@ def encode(
     device = parse_options(values, ("device",))["device"] or "auto"
     chunk_sizes = parse_chunks(chunks)
     _require_input(source)
-    from downscale.process.computing import scheduled
-    from downscale.runs.compression import encode_file, lines_of
+    from downscale.process.computing import use_threads_by_default
+    from downscale.runs.compression import compression_lines, encode_file
 
-    with scheduled():
+    with use_threads_by_default():
         facts = encode_file(
             source, output, method, chunks=chunk_sizes, complevel=complevel, overwrite=overwrite, device=device
         )
-        for line in lines_of(source, output, method, facts, report):
+        for line in compression_lines(source, output, method, facts, report):
             say(line)
 
 
@@ -461,7 +461,7 @@ def _run(arguments: list[str]) -> int:
     typed.set(tuple(arguments))
     signals: list[str] = []
     try:
-        with terminable() as signals:
+        with raise_on_signals() as signals:
             status = app(arguments, standalone_mode=False)
             if status == INTERRUPTED:
                 raise KeyboardInterrupt

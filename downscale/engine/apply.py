@@ -18,7 +18,7 @@ from downscale.engine.checks import finite_or_missing, require_finite, tell_nega
 from downscale.engine.cut import Cut, cut_axis, cut_span
 from downscale.engine.job import Job
 from downscale.process.buffers import allocate
-from downscale.process.computing import computed, threads
+from downscale.process.computing import compute, threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,7 +64,7 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
     shared = dask.delayed(job, name=f"job-{job.name}-{token}", traverse=False)
     table = [[_block(job, shared, array, fine_statics, row, column) for column in columns] for row in rows]
     fine = table[0][0] if len(rows) * len(columns) == 1 else da.block(table)
-    return fine if is_lazy else computed(fine)[0]
+    return fine if is_lazy else compute(fine)[0]
 
 
 def _computed(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArray[Any]:

@@ -29,7 +29,7 @@ from downscale.cf.kinds import is_categorical
 from downscale.cf.times import time_encodings
 from downscale.errors import InputError, OptionError, OutputError, listing
 from downscale.io.chunks import chunk_sizes
-from downscale.process.computing import computed
+from downscale.process.computing import compute
 
 CONVENTIONS = "CF-1.11"
 REPORT_ATTR = "conservation_certificate"
@@ -370,7 +370,7 @@ def short_encodings(ds: xr.Dataset, packings: Mapping[str, Packing]) -> dict[str
     therefore exact in float32 and in float64. Lazy fields are computed once for their range.
     """
     names = [name for name, packing in packings.items() if packing == SHORT]
-    ends = computed(*[(_extreme_value(ds[name], np.fmin), _extreme_value(ds[name], np.fmax)) for name in names])
+    ends = compute(*[(_extreme_value(ds[name], np.fmin), _extreme_value(ds[name], np.fmax)) for name in names])
     encodings_by_name = {}
     for name, (low, high) in zip(names, ends, strict=True):
         if math.isinf(low) or math.isinf(high):

@@ -16,7 +16,7 @@ from typing import Any
 
 from downscale.errors import OutputError
 from downscale.io.paths import flush, remove, scratch_name, this_host
-from downscale.process.interrupts import half_made
+from downscale.process.interrupts import register_draft
 
 # Interval of the heartbeat, and the silence after which a process on another machine counts as dead.
 BEAT_SECONDS, SILENT_SECONDS = 20.0, 600.0
@@ -46,7 +46,7 @@ def keep_alive(path: Path) -> Iterator[None]:
 def scratch_beside(target: Path) -> Iterator[Path]:
     """Yield a temporary name for ``target`` with a heartbeat; it is removed if the process is ended."""
     scratch = scratch_name(target)
-    with half_made(scratch), keep_alive(scratch):
+    with register_draft(scratch), keep_alive(scratch):
         yield scratch
 
 
@@ -116,7 +116,7 @@ def lock_output(target: Path) -> Iterator[None]:
     """Keep other runs from an output within this block; locks of dead runs are taken over."""
     path, token = lock_path(target), uuid.uuid4().hex
     _acquire_lock(path, target, token)
-    with half_made(path), keep_alive(path):
+    with register_draft(path), keep_alive(path):
         try:
             yield
         finally:

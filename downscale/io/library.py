@@ -23,7 +23,7 @@ import xarray as xr
 from xarray.backends import BackendEntrypoint, CachingFileManager, NetCDF4DataStore, StoreBackendEntrypoint
 from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
-from downscale.process.interrupts import shielded
+from downscale.process.interrupts import defer_signals
 
 if TYPE_CHECKING:
     import h5py
@@ -60,7 +60,7 @@ class Library:
         """Release the lock once; the last release closes the files that were put aside."""
         try:
             if self._local.depth == 1 and self.dropped_files:
-                with shielded():
+                with defer_signals():
                     while self.dropped_files:
                         # Files opened for reading: no data are lost if one cannot be closed.
                         with suppress(OSError, RuntimeError):
@@ -150,7 +150,7 @@ class LazyReader(BackendEntrypoint):
 @contextmanager
 def library() -> Iterator[None]:
     """Hold the lock of the libraries; signals are deferred until its release."""
-    with shielded(), LIBRARY.hold():
+    with defer_signals(), LIBRARY.hold():
         yield
 
 

@@ -20,8 +20,8 @@ from downscale.io.encoding import Encodings, Packing
 from downscale.io.leases import disk_errors, restore_store, scratch_beside
 from downscale.io.paths import flush, plain_path, remove, require_free, scratch_name, sources_of
 from downscale.io.write import Checker, Output, Storage, check_attributes, prepare, require_pass
-from downscale.process.computing import computed, here, threads_that_end
-from downscale.process.interrupts import half_made, shielded
+from downscale.process.computing import compute, use_own_threads, use_temporary_threads
+from downscale.process.interrupts import defer_signals, register_draft
 
 FORMAT = 2
 MARKS = (".zgroup", ".zmetadata", "zarr.json")
@@ -57,8 +57,8 @@ def write_store(
             task = dataset.to_zarr(
                 scratch, mode="w-", encoding=encodings, zarr_format=FORMAT, consolidated=True, compute=False
             )  # fmt: skip
-            with threads_that_end():
-                computed(task)
+            with use_temporary_threads():
+                compute(task)
             return None if checker is None else _check_written(zarr, scratch, checker, out.packings)
 
 
@@ -113,7 +113,7 @@ def _temporary_store(target: Path) -> Iterator[Path]:
             for folder, _, files in os.walk(scratch):
                 for file in (*files, ""):
                     flush(Path(folder) / file)
-            with shielded():
+            with defer_signals():
                 if target.exists():
                     os.replace(target, old)
                 os.replace(scratch, target)
@@ -123,13 +123,13 @@ def _temporary_store(target: Path) -> Iterator[Path]:
                 os.replace(old, target)
             remove(scratch)
             if old.exists():
-                with half_made(old):
+                with register_draft(old):
                     remove(old)
 
 
 def _check_written(zarr: Any, scratch: Path, checker: Checker, packings: Mapping[str, Packing]) -> ConservationReport:
     """Check the store as written, and add the check report to its attributes."""
-    with here(), xr.open_zarr(scratch, chunks={}, decode_coords="all", consolidated=True) as store:
+    with use_own_threads(), xr.open_zarr(scratch, chunks={}, decode_coords="all", consolidated=True) as store:
         report = require_pass(checker(store), packings)
     file_attrs, attrs_by_name = check_attributes(report, packings)
     group = zarr.open_group(scratch, mode="r+", zarr_format=FORMAT, use_consolidated=False)

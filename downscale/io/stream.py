@@ -40,7 +40,7 @@ from downscale.io.chunks import (
 )
 from downscale.io.library import dump, hdf5_file, library, new_file, reading, writing_errors
 from downscale.process.buffers import allocate
-from downscale.process.computing import cluster, computed, elsewhere, here, threads_that_end
+from downscale.process.computing import cluster, compute, use_own_threads, use_temporary_threads, uses_other_processes
 
 if TYPE_CHECKING:
     import h5py
@@ -258,7 +258,7 @@ def write_fields(
         return False, None
     _write_frame(path, out, names)
     # Blocks of other processes are stored here, and cannot be read back where they are computed.
-    check = None if elsewhere() else check
+    check = None if uses_other_processes() else check
     if check is not None:
         with reading(path, decode_coords="all") as file_dataset:
             frame = file_dataset.drop_vars(names).load()
@@ -283,7 +283,7 @@ def write_fields(
                 name: (variable.dims, passages[name].array(fields[name]), variable.attrs, variable.encoding)
                 for name, variable in variables.items()
             }
-            with flush_behind(path), threads_that_end():
+            with flush_behind(path), use_temporary_threads():
                 result = check(frame.assign(arrays))
                 _store(fields, [t for t in targets if not passages[t.name].is_complete()], sink)
         with hdf5_file(path) as file, library():
@@ -328,7 +328,7 @@ def _encode_values(values: Array, dims: tuple[str, ...], encoding: Mapping[str, 
 def in_memory(ds: xr.Dataset, names: Sequence[Hashable]) -> xr.Dataset:
     """Return a Dataset with some variables in memory: nothing may be computed while the library's lock is held."""
     lazy = [name for name in names if ds[name].variable.chunks]
-    loaded_variables = dict(zip(lazy, computed(*[ds[name].variable for name in lazy]), strict=True))
+    loaded_variables = dict(zip(lazy, compute(*[ds[name].variable for name in lazy]), strict=True))
     dataset = ds.copy()
     for name in set(names) - set(lazy):
         dataset.variables[name].load()
@@ -374,8 +374,8 @@ def _store(fields: dict[str, Any], targets: list[StoredField], sink: Sink) -> No
     cluster_targets = [t for t in targets if client is not None and isinstance(fields[t.name], da.Array)]
     tasks = [_per_block(fields[t.name], t, sink) for t in targets if t not in cluster_targets]
     # An open file cannot be passed to other processes.
-    with here(), threads_that_end():
-        computed(*tasks)
+    with use_own_threads(), use_temporary_threads():
+        compute(*tasks)
     for t in cluster_targets:
         _store_from(client, _per_block(fields[t.name], t, None), t.name, sink)
 

@@ -42,7 +42,7 @@ from downscale.io.leases import disk_errors, temporary_beside
 from downscale.io.library import LIBRARY, dump, new_file, plain_file, reading, writing_errors
 from downscale.io.paths import check_netcdf, flush, sources_of
 from downscale.io.stream import in_memory, write_fields
-from downscale.process.computing import computed, here, threads_that_end
+from downscale.process.computing import compute, use_own_threads, use_temporary_threads
 from downscale.version import __version__
 
 # Types whose values the library does not inspect before writing.
@@ -136,7 +136,7 @@ def write_checked(
                 flush(scratch)
                 # In this process: the workers of a cluster would keep the file open, and it could not be signed.
                 try:
-                    with here(), reading(scratch, chunks={}, decode_coords="all") as fine:
+                    with use_own_threads(), reading(scratch, chunks={}, decode_coords="all") as fine:
                         report = checker(fine)
                 except (OSError, RuntimeError) as error:
                     line = f"expected what was written to {target}, received {error}; check the disk, write again"
@@ -179,8 +179,8 @@ def _write_by_library(scratch: Path, out: Output) -> None:
         dump(dataset, file, out.encodings, writer=writer, unlimited_dims=out.unlimited)
         lazy = writer.sync(compute=False)
         if lazy is not None:
-            with here(), threads_that_end():
-                computed(lazy)
+            with use_own_threads(), use_temporary_threads():
+                compute(lazy)
 
 
 def write_report(scratch: Path, report: ConservationReport, packings: Mapping[str, Packing]) -> ConservationReport:

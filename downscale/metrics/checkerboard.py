@@ -171,13 +171,13 @@ def _sum_maps(field: Any, factor: tuple[int, int]) -> Sums:
         return _of_maps(np.asarray(field), factor)
     import dask
 
-    from downscale.process.computing import computed
+    from downscale.process.computing import compute
 
     maps = field.rechunk({field.ndim - 2: -1, field.ndim - 1: -1})
     parts = [dask.delayed(_of_maps)(block, factor) for block in maps.to_delayed().ravel()]
     while len(parts) > 1:
         parts = [dask.delayed(reduce)(add, parts[i : i + 8]) for i in range(0, len(parts), 8)]
-    return computed(parts[0])[0]
+    return compute(parts[0])[0]
 
 
 def _of_maps(maps: NDArray[Any], factor: tuple[int, int]) -> Sums:

@@ -1,6 +1,6 @@
 """Arrays in the memory of freed arrays: a fresh page costs ten times the arithmetic that fills it.
 
-No memory outlives the arrays: what is idle never exceeds what is in use, so that the last of them frees all.
+No memory outlives the arrays: idle memory never exceeds memory in use, so that freeing the last array frees all.
 """
 
 from __future__ import annotations

@@ -24,12 +24,12 @@ Scheduler = Callable[..., Any]
 PATIENCE_SECONDS = 2.0
 SERIAL = ("sync", "synchronous", "single-threaded")
 # Local to this thread and those it starts; Dask's own configuration is shared by all threads of the process.
-_OWN: ContextVar[Scheduler | None] = ContextVar("scheduler", default=None)
+_SCHEDULER: ContextVar[Scheduler | None] = ContextVar("scheduler", default=None)
 
 
 def scheduler() -> Scheduler:
     """Return the scheduler: that of this context, else the one chosen by the user, else Dask's threads."""
-    context_scheduler = _OWN.get()
+    context_scheduler = _SCHEDULER.get()
     if context_scheduler is not None:
         return context_scheduler
     if "distributed" in sys.modules or dask.config.get("scheduler", None) or dask.config.get("get", None):
@@ -38,7 +38,7 @@ def scheduler() -> Scheduler:
     return dask.threaded.get
 
 
-def computed(*tasks: Any) -> tuple[Any, ...]:
+def compute(*tasks: Any) -> tuple[Any, ...]:
     """Return the values of lazy objects, like ``dask.compute``."""
     get = scheduler()
     # Dask's own threads are as many as processors.
@@ -49,11 +49,11 @@ def computed(*tasks: Any) -> tuple[Any, ...]:
 
 def cluster() -> Any:
     """Return the client of the cluster in use, or None."""
-    owner = getattr(scheduler(), "__self__", None)
-    return owner if hasattr(owner, "scheduler_info") else None
+    client = getattr(scheduler(), "__self__", None)
+    return client if hasattr(client, "scheduler_info") else None
 
 
-def elsewhere() -> bool:
+def uses_other_processes() -> bool:
     """Return whether other processes compute, which can neither use an open file nor see this memory."""
     return cluster() is not None or scheduler() is dask.multiprocessing.get
 
@@ -68,7 +68,7 @@ def workers() -> int:
     pool = dask.config.get("pool", None)
     number = dask.config.get("num_workers", None) or (pool if isinstance(pool, int) else None)
     if number is None:
-        return _worker_threads() or _limit(CPU_COUNT)
+        return _worker_threads() or _limit_by_environment(CPU_COUNT)
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise OptionError(
             f"expected num_workers in Dask's configuration to be a whole number from 1, received {number!r}; change it"
@@ -78,10 +78,10 @@ def workers() -> int:
 
 def threads() -> int:
     """Return the number of threads that share the rows of a field in memory: that of blocks at once, or less."""
-    return _limit(workers())
+    return _limit_by_environment(workers())
 
 
-def _limit(number: int) -> int:
+def _limit_by_environment(number: int) -> int:
     limits = (os.environ.get(f"{library}_NUM_THREADS", "").partition(",")[0].strip() for library in ("OMP", "NUMBA"))
     return min(number, *(max(int(limit), 1) for limit in limits if limit.isdigit()), number)
 
@@ -96,14 +96,14 @@ def _worker_threads() -> int | None:
 
 
 @contextmanager
-def here() -> Iterator[None]:
+def use_own_threads() -> Iterator[None]:
     """Compute in threads of this process within this block, whatever the scheduler."""
-    with _using(dask.threaded.get if elsewhere() else scheduler()):
+    with _use_scheduler(dask.threaded.get if uses_other_processes() else scheduler()):
         yield
 
 
 @contextmanager
-def threads_that_end() -> Iterator[None]:
+def use_temporary_threads() -> Iterator[None]:
     """Compute in threads that end with this block: a late thread would recreate a removed file.
 
     Uses the number of threads that Dask is set to; a chosen pool or another scheduler has precedence.
@@ -112,21 +112,21 @@ def threads_that_end() -> Iterator[None]:
         yield
         return
     executor = dask.threaded.ContextAwareThreadPoolExecutor(workers())
-    with executor as pool, _using(partial(dask.threaded.get, pool=pool)):
+    with executor as pool, _use_scheduler(partial(dask.threaded.get, pool=pool)):
         yield
 
 
 @contextmanager
-def _using(own: Scheduler) -> Iterator[None]:
-    token = _OWN.set(own)
+def _use_scheduler(new: Scheduler) -> Iterator[None]:
+    token = _SCHEDULER.set(new)
     try:
         yield
     finally:
-        _OWN.reset(token)
+        _SCHEDULER.reset(token)
 
 
 @contextmanager
-def scheduled() -> Iterator[None]:
+def use_threads_by_default() -> Iterator[None]:
     """Make Dask use threads in this process unless another scheduler is chosen.
 
     For programs that own their process, such as the command line: Dask's configuration is shared by all threads.

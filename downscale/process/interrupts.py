@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 # Both, with the clean-up, stay within five seconds on a busy machine.
-GRACE_SECONDS, CHILDREN_SECONDS, WORDS_SECONDS = 2.5, 0.7, 1.0
+GRACE_SECONDS, CHILDREN_SECONDS, MESSAGE_SECONDS = 2.5, 0.7, 1.0
 # Signals of batch systems before the time limit (the second is common with "--signal"), and of lost terminals.
 NAMES = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")
 NOTHING_LEFT = "nothing incomplete was left behind"
@@ -38,26 +38,26 @@ class _State:
 
     def __init__(self) -> None:
         # Names of the signals; an exception raised where Python ignores it would be lost.
-        self.come: list[str] = []
-        self.raised = False
-        self.shields = 0
+        self.names: list[str] = []
+        self.has_raised = False
+        self.deferrals = 0
         self.drafts: set[Path] = set()
-        self.words: list[Callable[[], str]] = []
+        self.end_messages: list[Callable[[], str]] = []
 
 
 _STATE = _State()
 
 
-def go_on() -> None:
+def raise_if_signalled() -> None:
     """Raise KeyboardInterrupt or :class:`Terminated` if a signal was received, even if its exception was lost."""
-    if _STATE.come:
-        _STATE.raised = True
-        raise KeyboardInterrupt if _STATE.come[0] == "SIGINT" else Terminated(_STATE.come[0])
+    if _STATE.names:
+        _STATE.has_raised = True
+        raise KeyboardInterrupt if _STATE.names[0] == "SIGINT" else Terminated(_STATE.names[0])
 
 
-def what_came(error: BaseException) -> str | None:
+def signal_word(error: BaseException) -> str | None:
     """Return "interrupted" or "terminated" if a signal caused an error, else None."""
-    first = _STATE.come[0] if _STATE.come else None
+    first = _STATE.names[0] if _STATE.names else None
     if isinstance(error, KeyboardInterrupt) or first == "SIGINT":
         return "interrupted"
     return "terminated" if isinstance(error, Terminated) or first else None
@@ -75,23 +75,23 @@ def status_of(names: list[str]) -> int:
 
 
 @contextmanager
-def shielded() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Defer signals to the end of this block, which must be short."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _STATE.shields += 1
+    _STATE.deferrals += 1
     try:
         yield
     finally:
-        _STATE.shields -= 1
+        _STATE.deferrals -= 1
         # Only once: the clean-up passes through here again.
-        if not _STATE.shields and not _STATE.raised:
-            go_on()
+        if not _STATE.deferrals and not _STATE.has_raised:
+            raise_if_signalled()
 
 
 @contextmanager
-def deaf_children() -> Iterator[None]:
+def shield_children() -> Iterator[None]:
     """Start threads, and their child processes, that ignore Ctrl-C: the terminal sends it to all processes."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -115,7 +115,7 @@ def ignore_signals() -> None:
 
 
 @contextmanager
-def half_made(path: Path) -> Iterator[Path]:
+def register_draft(path: Path) -> Iterator[Path]:
     """Register a file or folder to remove if the process is ended within this block."""
     _STATE.drafts.add(path)
     try:
@@ -125,18 +125,18 @@ def half_made(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def telling(words: Callable[[], str]) -> Iterator[None]:
-    """Use ``words`` for the message about kept results if the process is ended within this block; it may clean up."""
-    _STATE.words.append(words)
+def use_end_message(message: Callable[[], str]) -> Iterator[None]:
+    """Print the text that ``message`` returns if the process is ended within this block; it may clean up."""
+    _STATE.end_messages.append(message)
     try:
         yield
     finally:
-        _STATE.words.pop()
+        _STATE.end_messages.pop()
 
 
 @contextmanager
-def terminable() -> Iterator[list[str]]:
-    """Raise the exception of :func:`go_on` in this block at the first signal; a second one ends the process at once.
+def raise_on_signals() -> Iterator[list[str]]:
+    """Raise an exception in this block at the first signal; a second one ends the process at once.
 
     Yields the names of the received signals, a list that remains valid after the block.
     """
@@ -145,22 +145,22 @@ def terminable() -> Iterator[list[str]]:
         return
     # A process that ignores a lost terminal was started to outlive it.
     numbers = [n for n in _signals() if n.name != "SIGHUP" or signal.getsignal(n) is not signal.SIG_IGN]
-    with _handled(numbers) as names, _watched(numbers):
+    with _install_handlers(numbers) as names, _watch_signals(numbers):
         yield names
 
 
 @contextmanager
-def terminable_call() -> Iterator[None]:
+def raise_on_fatal_signals() -> Iterator[None]:
     """Raise :class:`Terminated` in this block at a signal that would end the process; for use in other programs.
 
-    Handlers of the program or of :func:`terminable` remain, and so does Ctrl-C.
+    Handlers of the program or of :func:`raise_on_signals` remain, and so does Ctrl-C.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     numbers = [n for n in _signals() if signal.getsignal(n) is signal.SIG_DFL] if in_main_thread else []
     if not numbers:
         yield
         return
-    with _handled(numbers):
+    with _install_handlers(numbers):
         yield
 
 
@@ -169,86 +169,86 @@ def _signals() -> list[signal.Signals]:
 
 
 @contextmanager
-def _handled(numbers: list[signal.Signals]) -> Iterator[list[str]]:
-    """Raise the exception of :func:`go_on` at the first of these signals; yield the names of those received."""
+def _install_handlers(numbers: list[signal.Signals]) -> Iterator[list[str]]:
+    """Raise an exception at the first of these signals; yield the names of those received."""
     handlers = {number: signal.getsignal(number) for number in numbers}
     names: list[str] = []
-    _STATE.come, _STATE.raised, _STATE.shields = names, False, 0
+    _STATE.names, _STATE.has_raised, _STATE.deferrals = names, False, 0
 
     def stop(number: int, frame: Any) -> None:
         names.append(signal.Signals(number).name)
-        if len(names) == 1 and not _STATE.shields:
-            go_on()
+        if len(names) == 1 and not _STATE.deferrals:
+            raise_if_signalled()
 
     for number in numbers:
         signal.signal(number, stop)
     try:
         yield names
     finally:
-        _STATE.come = []
+        _STATE.names = []
         for number in numbers:
             handler = handlers[number]
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextmanager
-def _watched(numbers: list[signal.Signals]) -> Iterator[None]:
+def _watch_signals(numbers: list[signal.Signals]) -> Iterator[None]:
     """Let a thread receive signals, too, and end the process in time if the main thread is in a long call."""
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    ending, over = threading.Lock(), threading.Event()
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    lock, is_over = threading.Lock(), threading.Event()
 
     def watch() -> None:
-        first = _heard(ours, numbers)
+        first = _receive_signal(receiver, numbers)
         if first is None:
             return
-        ours.settimeout(GRACE_SECONDS)
+        receiver.settimeout(GRACE_SECONDS)
         with suppress(TimeoutError):
-            if _heard(ours, numbers) is None:
+            if _receive_signal(receiver, numbers) is None:
                 return
-        with ending:
-            if not over.is_set():
-                _end(first)
+        with lock:
+            if not is_over.is_set():
+                _end_process(first)
 
     thread = threading.Thread(target=watch, name="signals", daemon=True)
     thread.start()
-    wakeup_fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    wakeup_fd = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
         signal.set_wakeup_fd(wakeup_fd)
-        with ending:
-            over.set()
-        theirs.close()
+        with lock:
+            is_over.set()
+        sender.close()
         thread.join()
-        ours.close()
+        receiver.close()
 
 
-def _heard(ours: socket.socket, numbers: list[signal.Signals]) -> signal.Signals | None:
+def _receive_signal(receiver: socket.socket, numbers: list[signal.Signals]) -> signal.Signals | None:
     """Wait for one of the signals and return it, or None if the other end was closed."""
-    while byte := ours.recv(1):
+    while byte := receiver.recv(1):
         if byte[0] in numbers:
             return signal.Signals(byte[0])
     return None
 
 
-def _end(number: signal.Signals) -> None:
+def _end_process(number: signal.Signals) -> None:
     """End the process immediately, with one line, and remove incomplete files."""
     word = "interrupted" if number == signal.SIGINT else "terminated"
     messages = [NOTHING_LEFT]
 
-    def tell() -> None:
+    def prepare_message() -> None:
         with suppress(Exception):
-            messages[:] = [_STATE.words[-1]()] if _STATE.words else messages
+            messages[:] = [_STATE.end_messages[-1]()] if _STATE.end_messages else messages
         with suppress(Exception):
             sys.stdout.flush()
 
     _end_children()
     _remove_drafts()
     # The main thread may hold the lock that this call needs.
-    thread = threading.Thread(target=tell, daemon=True)
+    thread = threading.Thread(target=prepare_message, daemon=True)
     thread.start()
-    thread.join(WORDS_SECONDS)
+    thread.join(MESSAGE_SECONDS)
     _remove_drafts()
     with suppress(OSError):
         os.write(2, f"downscale: {word}; {' '.join(messages[0].split())}\n".encode())

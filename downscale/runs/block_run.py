@@ -32,14 +32,14 @@ from downscale.io.leases import lock_output, require_no_run
 from downscale.io.merge import merge_files
 from downscale.options import get_options, option, set_options
 from downscale.output import to_netcdf, to_zarr
-from downscale.process.interrupts import Stopped, Terminated, go_on, telling, what_came
-from downscale.runs.blocks import BlockPlan, absolute, split_name, stride
+from downscale.process.interrupts import Stopped, Terminated, raise_if_signalled, signal_word, use_end_message
+from downscale.runs.blocks import BlockPlan, make_paths_absolute, split_name, stride
 from downscale.runs.clusters import client_of, compute_on_cluster, profile_of
-from downscale.runs.manifest import clear, read_manifest, remove_manifest, stored_checksum, sweep, write_manifest
+from downscale.runs.manifest import clear, read_checksum, read_manifest, remove_manifest, sweep, write_manifest
 from downscale.runs.recipe import Recipe, parse_recipe
 from downscale.runs.single import STORE, build_request, check_options, fields_to_check, open_input
 
-Tell = Callable[[], None]
+Callback = Callable[[], None]
 # Smaller arrays are stored in one chunk.
 SMALLEST = 1000
 ATTEMPTS = 5
@@ -52,7 +52,7 @@ COUNTS = ("cells_checked", "cells_masked", "cells_lost", "cells_invented", "valu
           "near_failed", "cells_with_gaps", "negative_values")  # fmt: skip
 
 
-def produce(
+def downscale_to_file(
     coarse: xr.Dataset, recipe: Recipe, path: str | Path, check: bool, *, overwrite: bool, encode: Any = None
 ) -> ConservationReport | None:
     """Downscale a Dataset and write it to ``path``; return the check report of the written file, or None.
@@ -95,12 +95,12 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Work:
+class BlockTask:
     """The description of one block for the process that computes it; small, and free of data.
 
     ``recipe`` is JSON with absolute paths; ``start`` and ``stop`` are the steps of the block along ``dim``, ``size``
-    those of the record, ``stride`` a common divisor of the steps of blocks; ``request`` is the fingerprint for the
-    manifest; ``check`` is whether there are means to check.
+    those of the record, ``stride`` a common divisor of the steps of blocks; ``fingerprint`` is that of the
+    request; ``check`` is whether there are means to check.
     """
 
     recipe: str
@@ -110,124 +110,128 @@ class Work:
     stop: int
     size: int
     stride: int
-    request: str
+    fingerprint: str
     check: bool
     resume: bool
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def block_work(blocks: BlockPlan, index: int, recipe: Recipe, resume: bool, options: dict[str, Any]) -> Work:
+def block_task(
+    blocks: BlockPlan, index: int, recipe: Recipe, resume: bool, package_options: dict[str, Any]
+) -> BlockTask:
     """Return the description of a block for the process that computes it."""
     block = blocks.blocks[index]
-    return Work(
+    return BlockTask(
         recipe=recipe.model_dump_json(by_alias=True, exclude={"dask"}, exclude_unset=True),
         path=str(blocks.paths[index]), dim=blocks.record.dim, start=block.start, stop=block.stop,
-        size=blocks.record.size, stride=stride(blocks.blocks), request=blocks.request, check=blocks.check,
-        resume=resume, options=options,
+        size=blocks.record.size, stride=stride(blocks.blocks), fingerprint=blocks.fingerprint, check=blocks.check,
+        resume=resume, options=package_options,
     )  # fmt: skip
 
 
-def choose_blocks(blocks: BlockPlan, how: BlockOptions) -> list[int]:
+def choose_blocks(blocks: BlockPlan, options: BlockOptions) -> list[int]:
     """Return the indices of the selected blocks; raises OptionError if the number is not that of a block."""
     indices = list(range(len(blocks.blocks)))
-    if how.block is not None and how.block not in indices:
-        raise OptionError(f"expected a block from 0 to {indices[-1]}, received {how.block}")
-    return indices if how.block is None else [how.block]
+    if options.block is not None and options.block not in indices:
+        raise OptionError(f"expected a block from 0 to {indices[-1]}, received {options.block}")
+    return indices if options.block is None else [options.block]
 
 
-def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], how: BlockOptions) -> Result:
+def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], options: BlockOptions) -> Result:
     """Compute all missing blocks, merge them if requested, and return the report; ``names`` are the variables.
 
     If a signal, a lost cluster or an invalid block ends the run, finished blocks are kept.
     """
-    indices = choose_blocks(blocks, how)
-    if how.resume and blocks.merge:
-        manifest = read_manifest(blocks.target, blocks.request, blocks.span)
+    indices = choose_blocks(blocks, options)
+    if options.resume and blocks.merge:
+        manifest = read_manifest(blocks.target, blocks.fingerprint, blocks.span)
         if manifest is not None:
             _remove_blocks(blocks)
             return Result(parse_report(manifest["report"]), [blocks.target], len(indices), len(indices))
-    with _stoppable(blocks):
-        sweep([*(blocks.paths[i] for i in indices), *([] if how.block is not None else [blocks.target])])
-        finished = _compute_blocks(recipe, blocks, how, indices)
-        report = merge_reports(parse_report(entry["report"]) for entry in finished)
-        if blocks.merge and how.block is None and len(blocks.paths) > 1:
+    with _report_early_end(blocks):
+        sweep([*(blocks.paths[i] for i in indices), *([] if options.block is not None else [blocks.target])])
+        entries = _compute_blocks(recipe, blocks, options, indices)
+        report = merge_reports(parse_report(entry["report"]) for entry in entries)
+        if blocks.merge and options.block is None and len(blocks.paths) > 1:
             _merge(recipe, blocks, names, report)
-    files = blocks.outputs if how.block is None else [blocks.paths[how.block]]
-    return Result(report, files, len(finished), sum(entry["kept"] for entry in finished))
+    files = blocks.outputs if options.block is None else [blocks.paths[options.block]]
+    return Result(report, files, len(entries), sum(entry["kept"] for entry in entries))
 
 
 @contextmanager
-def lock_outputs(blocks: BlockPlan, how: BlockOptions) -> Iterator[None]:
+def lock_outputs(blocks: BlockPlan, options: BlockOptions) -> Iterator[None]:
     """Lock all blocks, or one, against other runs, or raise OutputError; remove the folder of blocks if it is empty."""
     # The folder of the result exists before that of the blocks.
     names = [blocks.target.with_name(path.name) for path in blocks.paths]
-    locked, others = (blocks.target, names) if how.block is None else (names[how.block], [blocks.target])
-    with lock_output(locked):
-        for name in others:
-            if name != locked or how.block is not None:
+    own_name, other_names = (blocks.target, names) if options.block is None else (names[options.block], [blocks.target])
+    with lock_output(own_name):
+        for name in other_names:
+            if name != own_name or options.block is not None:
                 require_no_run(name)
         try:
             yield
         finally:
-            if how.block is None:
+            if options.block is None:
                 with suppress(OSError):
                     blocks.folder.rmdir()
 
 
 @contextmanager
-def _stoppable(blocks: BlockPlan) -> Iterator[None]:
+def _report_early_end(blocks: BlockPlan) -> Iterator[None]:
     """Report the progress of a run that ends early, and remove incomplete files."""
 
-    def state() -> str:
+    def message() -> str:
         sweep([*blocks.paths, blocks.target])
         count = len(blocks.blocks)
         subject = "block is" if count == 1 else "blocks are"
-        return f"{blocks.finished} of {count} {subject} done; run again with --resume"
+        return f"{blocks.finished_count} of {count} {subject} done; run again with --resume"
 
     try:
-        with telling(state):
+        with use_end_message(message):
             yield
     except (KeyboardInterrupt, Terminated) as signal:
-        raise Stopped(f"{what_came(signal)}; {state()}") from None
-    except Stopped as stopped:
-        raise Stopped(f"{stopped}; {state()}") from None
+        raise Stopped(f"{signal_word(signal)}; {message()}") from None
+    except Stopped as error:
+        raise Stopped(f"{error}; {message()}") from None
     except DownscaleError as error:
         if len(blocks.blocks) == 1:
-            state()
+            message()
             raise
-        raise type(error)(f"{error}; {state()} once that is fixed") from error
+        raise type(error)(f"{error}; {message()} once that is fixed") from error
     except OSError as error:
-        raise Stopped(f"{type(error).__name__}: {error}; {state()} once that is fixed") from error
+        raise Stopped(f"{type(error).__name__}: {error}; {message()} once that is fixed") from error
     finally:
         # Close the input that this process keeps open between blocks.
-        _shared_by_blocks.cache_clear()
+        _shared_state.cache_clear()
 
 
-def _compute_blocks(recipe: Recipe, blocks: BlockPlan, how: BlockOptions, chosen: list[int]) -> list[dict[str, Any]]:
+def _compute_blocks(
+    recipe: Recipe, blocks: BlockPlan, options: BlockOptions, indices: list[int]
+) -> list[dict[str, Any]]:
     """Compute the selected blocks, and return their check reports as plain values."""
-    cluster = how.cluster or ("local" if (how.workers or 1) > 1 and recipe.dask.use is None else None)
+    cluster = options.cluster or ("local" if (options.workers or 1) > 1 and recipe.dask.use is None else None)
     profile = profile_of(cluster, recipe.dask)
-    options = {name: value for name, value in get_options().items() if name != "progress"}
+    package_options = {name: value for name, value in get_options().items() if name != "progress"}
     if profile is None:
-        works = [block_work(blocks, i, recipe, how.resume, options) for i in chosen]
-        with _bar(len(works)) as advance, set_options(progress="off") if len(works) > 1 else nullcontext():
-            return [_compute_here(work, advance) for work in works]
-    works = [block_work(blocks, i, absolute(recipe), how.resume, options) for i in chosen]
-    works = [replace(work, path=os.path.abspath(work.path)) for work in works]
-    keys = [f"block-{i}-{work.request[:12]}" for i, work in enumerate(works)]
-    with _bar(len(works)) as advance, client_of(profile, how.workers) as client:
-        return compute_on_cluster(client, compute_on_worker, works, keys, advance)
+        tasks = [block_task(blocks, i, recipe, options.resume, package_options) for i in indices]
+        with _progress_bar(len(tasks)) as advance, set_options(progress="off") if len(tasks) > 1 else nullcontext():
+            return [_compute_here(task, advance) for task in tasks]
+    tasks = [block_task(blocks, i, make_paths_absolute(recipe), options.resume, package_options) for i in indices]
+    tasks = [replace(task, path=os.path.abspath(task.path)) for task in tasks]
+    keys = [f"block-{i}-{task.fingerprint[:12]}" for i, task in enumerate(tasks)]
+    with _progress_bar(len(tasks)) as advance, client_of(profile, options.workers) as client:
+        return compute_on_cluster(client, compute_on_worker, tasks, keys, advance)
 
 
-def _compute_here(work: Work, advance: Tell) -> dict[str, Any]:
-    entry = compute_block_file(work)
+def _compute_here(task: BlockTask, advance: Callback) -> dict[str, Any]:
+    entry = compute_block_file(task)
     advance()
-    go_on()
+    raise_if_signalled()
     return entry
 
 
 @contextmanager
-def _bar(count: int) -> Iterator[Tell]:
+def _progress_bar(count: int) -> Iterator[Callback]:
     """Yield a function to call after each block, which advances a progress bar on a terminal."""
     setting = option("progress")
     if count == 1 or setting == "off" or (setting == "auto" and not sys.stderr.isatty()):
@@ -249,10 +253,10 @@ def _merge(
     packing = recipe.output.packing
     packings = dict(packing) if isinstance(packing, dict) else dict.fromkeys(names, packing) if packing else {}
     remove_manifest(blocks.target)
-    # From the files: a cluster may have computed a block again after its result came.
-    checksums = [stored_checksum(path) for path in blocks.paths]
+    # Read from the files: a cluster may compute a block again after it has returned the result.
+    checksums = [read_checksum(path) for path in blocks.paths]
     retry(merge_files, blocks.paths, blocks.target, blocks.record.dim, checksums, report, packings)
-    retry(write_manifest, blocks.target, blocks.request, blocks.span, None if report is None else report.to_dict())
+    retry(write_manifest, blocks.target, blocks.fingerprint, blocks.span, None if report is None else report.to_dict())
     _remove_blocks(blocks)
 
 
@@ -265,48 +269,48 @@ def _remove_blocks(blocks: BlockPlan) -> None:
 # One block.
 
 
-def compute_on_worker(work: Work) -> dict[str, Any]:
+def compute_on_worker(task: BlockTask) -> dict[str, Any]:
     """Compute a block on this worker of a cluster, with its own threads; other threads could wait for this one."""
     from distributed import get_worker
 
     threads = get_worker().state.nthreads
-    how: dict[str, Any] = {"scheduler": "threads", "num_workers": threads}
-    with dask.config.set(how if threads > 1 else {"scheduler": "synchronous"}), set_options(progress="off"):
-        return compute_block_file(work)
+    settings: dict[str, Any] = {"scheduler": "threads", "num_workers": threads}
+    with dask.config.set(settings if threads > 1 else {"scheduler": "synchronous"}), set_options(progress="off"):
+        return compute_block_file(task)
 
 
-def compute_block_file(work: Work) -> dict[str, Any]:
+def compute_block_file(task: BlockTask) -> dict[str, Any]:
     """Compute and write a block, unless its file verifies; return its report as plain values."""
-    path, span = Path(work.path), (work.start, work.stop)
-    if work.resume:
-        manifest = read_manifest(path, work.request, span)
+    path, span = Path(task.path), (task.start, task.stop)
+    if task.resume:
+        manifest = read_manifest(path, task.fingerprint, span)
         if manifest is not None:
             return {"kept": True, "report": manifest["report"]}
     sweep([path])
     remove_manifest(path)
-    with set_options(**work.options), share_grids(_shared_by_blocks(work.request)["grids"]):
-        report = retry(_write_block, work)
-    retry(write_manifest, path, work.request, span, report)
+    with set_options(**task.options), share_grids(_shared_state(task.fingerprint)["grids"]):
+        report = retry(_write_block, task)
+    retry(write_manifest, path, task.fingerprint, span, report)
     return {"kept": False, "report": report}
 
 
-def _write_block(work: Work) -> dict[str, Any] | None:
-    shared = _shared_by_blocks(work.request)
-    recipe = parse_recipe(json.loads(work.recipe))
+def _write_block(task: BlockTask) -> dict[str, Any] | None:
+    shared = _shared_state(task.fingerprint)
+    recipe = parse_recipe(json.loads(task.recipe))
     if "input" not in shared:
         shared["input"] = open_input(recipe.input.path, recipe.input.chunks)
-    coarse = cut_steps(shared["input"], work.dim, work.start, work.stop)
+    coarse = cut_steps(shared["input"], task.dim, task.start, task.stop)
 
     def encode(fine: xr.Dataset) -> dict[str, dict[str, Any]]:
-        return block_encodings(fine, work, recipe.output.encoding or {})
+        return block_encodings(fine, task, recipe.output.encoding or {})
 
-    report = produce(coarse, recipe, work.path, work.check, overwrite=True, encode=encode)
+    report = downscale_to_file(coarse, recipe, task.path, task.check, overwrite=True, encode=encode)
     return None if report is None else report.to_dict()
 
 
 @lru_cache(maxsize=1)
-def _shared_by_blocks(request: str) -> dict[str, Any]:
-    """Return what the blocks of a run share in this process: the parsed grids and, once it is open, the input."""
+def _shared_state(fingerprint: str) -> dict[str, Any]:
+    """Return the parsed grids that the blocks of a run share in this process, and the input once it is open."""
     return {"grids": ParsedGrids()}
 
 
@@ -321,21 +325,23 @@ def cut_steps(ds: xr.Dataset, dim: str | None, start: int, stop: int) -> xr.Data
     return part
 
 
-def block_encodings(fine: xr.Dataset, work: Work, encodings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def block_encodings(
+    fine: xr.Dataset, task: BlockTask, encodings: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
     """Return encodings in which the storage chunks of all blocks are those of the whole record."""
     encodings = dict(encodings)
-    for name, array in fine.data_vars.items() if work.dim is not None else ():
+    for name, array in fine.data_vars.items() if task.dim is not None else ():
         encoding = encodings.get(str(name), {})
         is_small = "chunksizes" not in encoding and array.size <= SMALLEST
-        if work.dim not in array.dims or array.ndim < 2 or array.dtype.kind not in "fiu" or is_small:
+        if task.dim not in array.dims or array.ndim < 2 or array.dtype.kind not in "fiu" or is_small:
             continue
-        axis = array.dims.index(work.dim)
+        axis = array.dims.index(task.dim)
         shape: list[int] = list(array.shape)
         lengths: list[tuple[int, ...]] = [(n,) for n in shape]
-        shape[axis], lengths[axis] = work.size, (work.stride, 1)
+        shape[axis], lengths[axis] = task.size, (task.stride, 1)
         sizes = list(encoding.get("chunksizes") or chunk_sizes(tuple(shape), tuple(lengths)))
         if len(sizes) == array.ndim and isinstance(sizes[axis], int | np.integer):
-            sizes[axis] = min(int(sizes[axis]), work.stop - work.start)
+            sizes[axis] = min(int(sizes[axis]), task.stop - task.start)
         encodings[str(name)] = {**encoding, "chunksizes": tuple(sizes)}
     return encodings
 
@@ -357,14 +363,14 @@ def merge_reports(reports: Iterable[ConservationReport | None]) -> ConservationR
     """Return one report for several pieces of a record: the largest errors, and the sums of the counts."""
     available = [report.variables for report in reports if report is not None]
     names = dict.fromkeys(name for variables in available for name in variables)
-    merged = {name: reduce(_merge_two, (variables[name] for variables in available if name in variables))
+    merged = {name: reduce(_merge_pair, (variables[name] for variables in available if name in variables))
               for name in names}  # fmt: skip
     return ConservationReport(merged) if available else None
 
 
-def _merge_two(first: VariableReport, second: VariableReport) -> VariableReport:
+def _merge_pair(first: VariableReport, second: VariableReport) -> VariableReport:
     relative = max(first, second, key=lambda one: one.max_relative_error)
-    absolute = max(first, second, key=lambda one: one.max_absolute_error)
+    make_paths_absolute = max(first, second, key=lambda one: one.max_absolute_error)
     near = max(first, second, key=lambda one: one.near_error)
     worst = {name: max(getattr(first, name), getattr(second, name))
              for name in ("near_bound", "global_error", "tolerance", "cells_outside")}  # fmt: skip
@@ -373,7 +379,7 @@ def _merge_two(first: VariableReport, second: VariableReport) -> VariableReport:
         first, **worst, **counts,
         near_error=near.near_error, where_near=near.where_near,
         max_relative_error=relative.max_relative_error, where_relative=relative.where_relative,
-        max_absolute_error=absolute.max_absolute_error, where_absolute=absolute.where_absolute,
+        max_absolute_error=make_paths_absolute.max_absolute_error, where_absolute=make_paths_absolute.where_absolute,
     )  # fmt: skip
 
 
@@ -409,13 +415,13 @@ def retry(task: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
         retry=retry_if_exception(is_transient),
-        before_sleep=_tell_retry,
+        before_sleep=_print_retry,
         reraise=True,
     )
     return retrying(task, *arguments, **options)
 
 
-def _tell_retry(state: Any) -> None:
+def _print_retry(state: Any) -> None:
     error = " ".join(str(state.outcome.exception()).split())
     wait = state.next_action.sleep
     print(f"downscale: {error}; trying again in {wait:.0f} s ({state.attempt_number} of {ATTEMPTS})", file=sys.stderr)

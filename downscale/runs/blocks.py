@@ -126,36 +126,36 @@ def parse_blocks(length: int | str) -> int | tuple[int, str]:
     raise OptionError(f'expected blocks as a number of steps or as "5 years", "1 month", received {length!r}')
 
 
-def cut(record: Record, wanted: int | str) -> list[Block]:
+def cut_record(record: Record, length: int | str) -> list[Block]:
     """Return the blocks of a record: each step in exactly one block, in order."""
-    length = parse_blocks(wanted)
+    step = parse_blocks(length)
     if record.dim is None:
         return [Block(0, 1)]
     if not record.size:
         raise InputError(f"expected at least one step along {record.dim}, received none")
     _require_order(record)
-    if isinstance(length, int):
-        edges = [*range(0, record.size, length), record.size]
+    if isinstance(step, int):
+        edges = [*range(0, record.size, step), record.size]
     elif record.dates is None:
         raise OptionError(
-            f"expected dates along {record.dim!r} for blocks of {length[0]} {length[1]}s, received none; give a number "
+            f"expected dates along {record.dim!r} for blocks of {step[0]} {step[1]}s, received none; give a number "
             "of steps"
         )
     else:
-        period = _periods(record.dates, length[1]) // length[0]
+        period = _periods(record.dates, step[1]) // step[0]
         edges = [0, *(np.flatnonzero(np.diff(period)) + 1).tolist(), record.size]
     blocks = [Block(a, b, _label(record, a, b)) for a, b in itertools.pairwise(edges)]
     if len({block.label for block in blocks}) < len(blocks):
-        raise OptionError(f"expected blocks with dates that differ, received blocks={wanted!r}; make them longer")
+        raise OptionError(f"expected blocks with dates that differ, received blocks={length!r}; make them longer")
     return blocks
 
 
 def _require_order(record: Record) -> None:
     if record.dates is None or record.size < 2:
         return
-    gaps = np.diff(Clock.of(record.dates).seconds(record.dates))
-    if (gaps < 0).any():
-        i = int(np.flatnonzero(gaps < 0)[0])
+    differences = np.diff(Clock.of(record.dates).seconds(record.dates))
+    if (differences < 0).any():
+        i = int(np.flatnonzero(differences < 0)[0])
         raise InputError(
             f"expected ascending times to cut into blocks, received {record.dates[i + 1]} after {record.dates[i]}; "
             f"sort by {record.dim}"
@@ -197,7 +197,7 @@ def _digits_of(date: Any) -> str:
     return f"{year:04d}{month:02d}{day:02d}{hour:02d}{minute:02d}"
 
 
-def default_blocks(output_bytes: int, size: int, most: int = BLOCK_BYTES) -> int:
+def default_blocks(output_bytes: int, size: int, largest: int = BLOCK_BYTES) -> int:
     """Return the steps per block for a record with this many bytes of fine fields.
 
     It depends only on the request, so that every job of an array and every later run uses the same blocks.
@@ -207,7 +207,7 @@ def default_blocks(output_bytes: int, size: int, most: int = BLOCK_BYTES) -> int
     >>> default_blocks(100_000_000_000, 1000), default_blocks(1000, 12)
     (10, 12)
     """
-    block_bytes = min(max(output_bytes / FEWEST_BLOCKS, LEAST_BYTES), most)
+    block_bytes = min(max(output_bytes / FEWEST_BLOCKS, LEAST_BYTES), largest)
     steps = min(max(math.floor(size * block_bytes / max(output_bytes, 1)), 1), size)
     # A number with many divisors, for the storage chunks.
     unit = 2 ** max(steps.bit_length() - 4, 0)
@@ -231,7 +231,7 @@ class BlockPlan:
     paths: list[Path]
     target: Path
     merge: bool
-    request: str
+    fingerprint: str
     check: bool
 
     @property
@@ -250,7 +250,7 @@ class BlockPlan:
         return blocks_folder(self.target)
 
     @property
-    def finished(self) -> int:
+    def finished_count(self) -> int:
         """Number of blocks with a file and a manifest."""
         return sum(path.exists() and manifest_path(path).exists() for path in self.paths)
 
@@ -282,7 +282,9 @@ def plan_blocks(recipe: Recipe, coarse: xr.Dataset, request: Request, plan: Plan
                 f"blocks={output.blocks!r}; leave blocks out, or refine {record.dim!r} in a run of its own"
             )
         record = Record(None, 1, None)
-    blocks = cut(record, default_blocks(plan.output_bytes, record.size) if output.blocks is None else output.blocks)
+    blocks = cut_record(
+        record, default_blocks(plan.output_bytes, record.size) if output.blocks is None else output.blocks
+    )
     target = Path(output.path).expanduser()
     paths = [block.path(target) for block in blocks]
     if output.merge and len(blocks) == 1:
@@ -296,16 +298,16 @@ def plan_blocks(recipe: Recipe, coarse: xr.Dataset, request: Request, plan: Plan
                 "block; give a number of bits, or leave the blocks apart (merge: false, --no-merge)"
             )
     files = (*sources_of(coarse), *static_sources(recipe))
-    identity = fingerprint(absolute(recipe), files)
-    return BlockPlan(record, blocks, paths, target, output.merge, identity, has_means(recipe, plan))
+    request_fingerprint = fingerprint(make_paths_absolute(recipe), files)
+    return BlockPlan(record, blocks, paths, target, output.merge, request_fingerprint, has_means(recipe, plan))
 
 
-def absolute(recipe: Recipe) -> Recipe:
+def make_paths_absolute(recipe: Recipe) -> Recipe:
     """Return a recipe with absolute paths."""
 
-    def full(key: str, name: Any) -> Any:
+    def make_absolute(key: str, name: Any) -> Any:
         if isinstance(name, list):
-            return [full(key, item) for item in name]
+            return [make_absolute(key, item) for item in name]
         if not isinstance(name, str) or name.startswith(SAMPLE) or address_of(name) is not None:
             return name
         path = os.path.expanduser(name)
@@ -313,21 +315,21 @@ def absolute(recipe: Recipe) -> Recipe:
         return name if is_word else os.path.abspath(path)
 
     sections = {name: getattr(recipe, name) for name in PATHS if getattr(recipe, name) is not None}
-    changes = {name: section.model_copy(update={key: full(key, getattr(section, key)) for key in PATHS[name]})
+    changes = {name: section.model_copy(update={key: make_absolute(key, getattr(section, key)) for key in PATHS[name]})
                for name, section in sections.items()}  # fmt: skip
     return recipe.model_copy(update=changes)
 
 
 def check_outputs(
-    blocks: BlockPlan, chosen: list[int], inputs: tuple[str, ...], *, resume: bool, overwrite: bool
+    blocks: BlockPlan, indices: list[int], inputs: tuple[str, ...], *, resume: bool, overwrite: bool
 ) -> None:
     """Check all outputs before any work is done, and remove blocks of an earlier run that are to be computed again.
 
     An existing result is kept until the new one replaces it.
     """
-    paths = [blocks.paths[i] for i in chosen]
-    parts = [path for path in paths if path.parent == blocks.folder]
-    results = [path for path in paths if path.parent != blocks.folder]
+    paths = [blocks.paths[i] for i in indices]
+    block_paths = [path for path in paths if path.parent == blocks.folder]
+    result_paths = [path for path in paths if path.parent != blocks.folder]
     existing = [path for path in paths if path.exists()]
     if existing and not resume and not overwrite:
         raise OutputError(
@@ -336,23 +338,23 @@ def check_outputs(
         )
     if blocks.merge:
         check_netcdf(blocks.target, overwrite or resume, inputs)
-        results += [blocks.target] if len(chosen) == len(blocks.blocks) else []
-    for path in results if resume and not overwrite else ():
+        result_paths += [blocks.target] if len(indices) == len(blocks.blocks) else []
+    for path in result_paths if resume and not overwrite else ():
         if path.exists() and not is_own(path):
             raise OutputError(
                 f"expected an output of an earlier run, received {path}, which has another origin or was changed; pass "
                 "--overwrite to replace it, or choose another name"
             )
-    if parts:
+    if block_paths:
         blocks.folder.mkdir(exist_ok=True)
     for path in paths:
         check_target(path, True, inputs)
         check_target(manifest_path(path), True, inputs)
     if overwrite and not resume:
-        for path in results:
+        for path in result_paths:
             remove_manifest(path)
-        clear(blocks.folder, parts)
-        if parts:
+        clear(blocks.folder, block_paths)
+        if block_paths:
             blocks.folder.mkdir(exist_ok=True)
 
 

@@ -14,10 +14,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from downscale.errors import DownscaleError, InputError, OptionError, listing
-from downscale.process.interrupts import Stopped, deaf_children, go_on
+from downscale.process.interrupts import Stopped, raise_if_signalled, shield_children
 from downscale.runs.recipe import Dask, Profile
 
-LOCAL, QUEUES, CARDS = "local", {"slurm": "SLURMCluster", "pbs": "PBSCluster"}, "cuda"
+LOCAL, QUEUES, GPUS = "local", {"slurm": "SLURMCluster", "pbs": "PBSCluster"}, "cuda"
 EXTRA = 'pip install "downscale-climate[hpc]"'
 CLASSES = {
     "distributed": ("LocalCluster",),
@@ -41,11 +41,11 @@ SCHEDULER_SETTINGS = ("dashboard_address", "host", "interface", "port", "protoco
 ADDRESS = re.compile(r"(\w+://.+|[\w.-]+:\d+)")
 ANY_PORT = "127.0.0.1:0"
 # The allocator keeps blocks of memory below a gigabyte for the next block of work.
-KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": 4 * 10**9, "MALLOC_MMAP_THRESHOLD_": 10**9}
+MEMORY_SETTINGS = {"MALLOC_TRIM_THRESHOLD_": 4 * 10**9, "MALLOC_MMAP_THRESHOLD_": 10**9}
 # Timeout for the answer of a scheduler.
 WAIT_SECONDS = 10.0
 # Interval of looking for new workers.
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 
 
 def profile_of(name: str | None, dask: Dask) -> Profile | None:
@@ -57,19 +57,19 @@ def profile_of(name: str | None, dask: Dask) -> Profile | None:
     name = name or dask.use
     if name is None:
         return None
-    types = {LOCAL: "distributed.LocalCluster", CARDS: "dask_cuda.LocalCUDACluster"}
+    types = {LOCAL: "distributed.LocalCluster", GPUS: "dask_cuda.LocalCUDACluster"}
     types |= {queue: f"dask_jobqueue.{kind}" for queue, kind in QUEUES.items()}
     if name in dask.profiles:
         profile = dask.profiles[name]
     elif name in types:
         # The profile of the recipe for a queue, if it has one.
         queues = dask.profiles.values() if name in QUEUES else ()
-        own = (one for one in queues if (one.cluster or {}).get("type") == types[name])
-        profile = next(own, Profile(cluster={"type": types[name]}))
+        matches = (profile for profile in queues if (profile.cluster or {}).get("type") == types[name])
+        profile = next(matches, Profile(cluster={"type": types[name]}))
     elif ADDRESS.fullmatch(name):
         profile = Profile(scheduler_address=name)
     else:
-        legal = [*dask.profiles, LOCAL, *QUEUES, CARDS]
+        legal = [*dask.profiles, LOCAL, *QUEUES, GPUS]
         raise OptionError(f"expected a cluster among {listing(legal)} or an address tcp://HOST:PORT, received {name!r}")
     if profile.cluster is not None:
         _require_harmless(profile.cluster)
@@ -130,34 +130,34 @@ def client_of(profile: Profile, workers: int | None) -> Iterator[Any]:
         return
     assert profile.cluster is not None
     # Workers keep the memory they have used: new pages cost more than the arithmetic.
-    place = "distributed.nanny.pre-spawn-environ"
-    memory = dask.config.set({place: {**dask.config.get(place), **KEPT_MEMORY}})
-    with silence_logging_cmgr(logging.CRITICAL), memory, _started(profile.cluster, workers) as cluster:
+    key = "distributed.nanny.pre-spawn-environ"
+    memory = dask.config.set({key: {**dask.config.get(key), **MEMORY_SETTINGS}})
+    with silence_logging_cmgr(logging.CRITICAL), memory, _start_cluster(profile.cluster, workers) as cluster:
         with Client(cluster, set_as_default=False) as client:
             yield client
 
 
 @contextmanager
-def _started(settings: dict[str, Any], workers: int | None) -> Iterator[Any]:
+def _start_cluster(settings: dict[str, Any], workers: int | None) -> Iterator[Any]:
     """Yield a cluster of a listed class with the requested number of workers."""
     options = {key: value for key, value in settings.items() if key != "type"}
     module, _, name = str(settings["type"]).rpartition(".")
     try:
-        make = getattr(importlib.import_module(module), name)
+        cluster_class = getattr(importlib.import_module(module), name)
     except ImportError:
         raise InputError(f"expected the package {module}, received none; {EXTRA}") from None
     if name == "LocalCluster":
         defaults = {"threads_per_worker": 1, "dashboard_address": ANY_PORT, "silence_logs": 50}
-        own = {"processes": True} if workers is None else {"processes": True, "n_workers": workers}
-        options = {**defaults, **options, **own}
+        fixed = {"processes": True} if workers is None else {"processes": True, "n_workers": workers}
+        options = {**defaults, **options, **fixed}
     elif module == "dask_cuda":
         options = {"dashboard_address": ANY_PORT, **options}
     else:
         options["scheduler_options"] = {"dashboard_address": ":0", **options.get("scheduler_options", {})}
     try:
         # Only this process handles signals; it ends its workers.
-        with deaf_children():
-            cluster = make(**options)
+        with shield_children():
+            cluster = cluster_class(**options)
     except DownscaleError:
         raise
     except Exception as error:
@@ -173,9 +173,9 @@ def _started(settings: dict[str, Any], workers: int | None) -> Iterator[Any]:
 
 
 def compute_on_cluster(
-    client: Any, task: Callable[[Any], Any], works: Sequence[Any], keys: Sequence[str], tell: Callable[[], None]
+    client: Any, function: Callable[[Any], Any], tasks: Sequence[Any], keys: Sequence[str], advance: Callable[[], None]
 ) -> list[Any]:
-    """Return ``task(work)`` for each piece of work, in order, computed on a cluster: one per process at a time.
+    """Return ``function(task)`` for each task, in order, computed on a cluster: one per process at a time.
 
     Raises Stopped if the cluster was lost or a block failed with every worker, else the first error of a worker.
     """
@@ -184,19 +184,19 @@ def compute_on_cluster(
     from distributed.comm import CommClosedError
 
     results: dict[int, Any] = {}
-    waiting = list(range(len(works)))[::-1]
+    waiting = list(range(len(tasks)))[::-1]
     running: dict[Any, int] = {}
     try:
         while waiting or running:
-            while waiting and len(running) < max(_processes(client), 1):
+            while waiting and len(running) < max(_count_workers(client), 1):
                 index = waiting.pop()
-                running[client.submit(task, works[index], pure=False, key=keys[index])] = index
-            for future in finished_futures(client, list(running)):
+                running[client.submit(function, tasks[index], pure=False, key=keys[index])] = index
+            for future in wait_for_futures(client, list(running)):
                 results[running.pop(future)] = future.result()
                 # Else the loss of its worker would start the block again.
                 future.release()
-                tell()
-            go_on()
+                advance()
+            raise_if_signalled()
     except KilledWorker as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         line = f"a block was lost with every worker that tried it ({reason}); give workers more memory"
@@ -209,21 +209,21 @@ def compute_on_cluster(
     finally:
         if running and client.status == "running":
             client.cancel(list(running), force=True)
-    return [results[i] for i in range(len(works))]
+    return [results[i] for i in range(len(tasks))]
 
 
-def finished_futures(client: Any, futures: list[Any]) -> set[Any]:
+def wait_for_futures(client: Any, futures: list[Any]) -> set[Any]:
     """Return the finished futures; none if that takes longer than the interval of looking for workers."""
     from distributed import wait
 
     with client.as_current():
         try:
-            return set(wait(futures, timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED").done)
+            return set(wait(futures, timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done)
         except TimeoutError:
             return set()
 
 
-def _processes(client: Any) -> int:
+def _count_workers(client: Any) -> int:
     """Return the number of workers, or raise an error if the scheduler is lost."""
     if client.status != "running":
         raise TimeoutError(f"the client is {client.status}")

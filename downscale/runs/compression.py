@@ -82,33 +82,33 @@ def encode(obj: XarrayObject, model: Any, device: str = "auto") -> xr.Dataset:
     --------
     ``small = downscale.encode(rain, "rain_code.safetensors"); downscale.to_netcdf(small, "rain_code.nc")``
     """
-    learned = opened(model) if is_learned(model) else None
-    if learned is None or learned.spec.code is None:
+    compressor = opened(model) if is_learned(model) else None
+    if compressor is None or compressor.spec.code is None:
         raise OptionError(
             f"expected a compressor (a model of a recipe with task: compression), received {name_of(model)}; train "
             "one, or use coarsen for means alone"
         )
     ds, _ = as_dataset(obj)
     where = horizontal(ds)
-    names = own_outputs(learned.spec, ds, pick_variables(ds, where, None))
-    for output, name in zip(learned.spec.outputs, names, strict=True):
+    names = own_outputs(compressor.spec, ds, pick_variables(ds, where, None))
+    for output, name in zip(compressor.spec.outputs, names, strict=True):
         if scale_to(output, ds[name]) != SAME:
             units = str(ds[name].attrs.get("units"))
             raise InputError(f"{name}: expected {output.units!r} as in the training, received {units!r}; convert it")
         if quantity_of(ds[name]) == "extensive":
             raise InputError(f"{name}: expected means over cells to encode, received sums; divide by cell_area first")
-    factors = dict(zip(where.dims, learned.spec.factor, strict=True))
+    factors = dict(zip(where.dims, compressor.spec.factor, strict=True))
     coarse: Any = coarsen(select(ds, names), factors)
-    codes = _codes(ds, coarse, names, learned, where.dims, device_name(device))
-    small = coarse.assign(dict(zip(learned.spec.code_names, codes, strict=True)))
+    codes = _codes(ds, coarse, names, compressor, where.dims, device_name(device))
+    small = coarse.assign(dict(zip(compressor.spec.code_names, codes, strict=True)))
     return add_history(small, f"encode by {name_of(model)}: means of {factors} cells and {len(codes)} bytes each")
 
 
 def _codes(
-    ds: xr.Dataset, coarse: xr.Dataset, names: list[str], learned: Any, dims: tuple[str, ...], device: str
+    ds: xr.Dataset, coarse: xr.Dataset, names: list[str], compressor: Any, dims: tuple[str, ...], device: str
 ) -> list[xr.Variable]:
     """Return the variables of the code."""
-    spec, coarse_axes = learned.spec, horizontal(coarse)
+    spec, coarse_axes = compressor.spec, horizontal(coarse)
     factor = dict(zip(coarse_axes.dims, spec.factor, strict=True))
     kernel = downscale(coarse, factor, taps=spec.taps, order=spec.order, conserve=None, bounds=None, check="skip")
     coarse_dims = [f"{dim}_coarse" for dim in dims]
@@ -118,46 +118,47 @@ def _codes(
     cells = Aggregation.between(coarse_axes.grid, horizontal(ds).grid)
     sizes = {"code": spec.code.channels, **dict(zip(coarse_dims, means[0].shape[-2:], strict=True))}
     latent: Any = xr.apply_ufunc(
-        Encoding(learned, cells, bool(coarse_axes.grid.x.periodic), device), *means, *fine,
+        BlockEncoder(compressor, cells, bool(coarse_axes.grid.x.periodic), device), *means, *fine,
         input_core_dims=[coarse_dims] * len(means) + [list(dims)] * len(fine),
         output_core_dims=[list(sizes)], dask="parallelized", output_dtypes=[np.float32],
         dask_gufunc_kwargs={"output_sizes": sizes, "allow_rechunk": True},
     )  # fmt: skip
-    signature = fingerprint(learned)
-    stored: dict[str, Any] = {"dtype": np.dtype("i1"), "_FillValue": np.int8(MISSING), "scale_factor": np.float32(STEP)}
-    stored[WHOLE_STEPS] = True
+    signature = fingerprint(compressor)
+    code_encoding: dict[str, Any] = {
+        "dtype": np.dtype("i1"), "_FillValue": np.int8(MISSING), "scale_factor": np.float32(STEP), WHOLE_STEPS: True,
+    }  # fmt: skip
     return [
         xr.Variable((*latent.dims[:-3], *dims), latent.isel(code=i).data, {
             "long_name": f"code {i + 1} of {spec.code.channels} of {', '.join(names)}", "units": "1",
             ENCODER: signature, "comment": "detail within cells; downscale with the method that encoded it",
-        }, dict(stored))
+        }, dict(code_encoding))
         for i in range(spec.code.channels)
     ]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
-class Encoding:
+class BlockEncoder:
     """Encodes blocks of maps: means (..., y, x), then fine field and kernel (..., Y, X), to codes (..., C, y, x)."""
 
-    learned: Any
+    compressor: Any
     cells: Aggregation
     closed: bool
     device: str = "cpu"
 
     @cached_property
-    def placed(self) -> Any:
+    def device_model(self) -> Any:
         """The model on the device; a copy if that is not the CPU, since the model is shared."""
-        return self.learned if self.device == "cpu" else copy.deepcopy(self.learned).to(self.device)
+        return self.compressor if self.device == "cpu" else copy.deepcopy(self.compressor).to(self.device)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers of a cluster place their own copy.
-        return {key: value for key, value in self.__dict__.items() if key != "placed"}
+        # Workers of a cluster make their own copy.
+        return {key: value for key, value in self.__dict__.items() if key != "device_model"}
 
     def __call__(self, *fields: NDArray[Any]) -> NDArray[np.float32]:
         """Encode one block, a few maps at a time."""
         import torch
 
-        count = len(self.learned.spec.outputs)
+        count = len(self.compressor.spec.outputs)
         shape = np.broadcast_shapes(*(field.shape[:-2] for field in fields))
         stacks = [np.stack([np.broadcast_to(f, (*shape, *f.shape[-2:])).reshape(-1, *f.shape[-2:]) for f in part], 1)
                   for part in (fields[:count], fields[count : 2 * count], fields[2 * count :])]  # fmt: skip
@@ -165,7 +166,7 @@ class Encoding:
         batch = max(MOST_VALUES // max(stacks[1][0].size, 1), 1) if len(stacks[1]) else 1
         with torch.no_grad():
             pieces = [
-                self.placed.encode(*(tensor.to(self.device) for tensor in (target, x, kernel)), self.cells, self.closed)
+                self.device_model.encode(*(t.to(self.device) for t in (target, x, kernel)), self.cells, self.closed)
                 .cpu().numpy()
                 for x, target, kernel in zip(*(tensor.split(batch) for tensor in tensors), strict=True)
             ]  # fmt: skip
@@ -201,8 +202,8 @@ def compression_errors(fine: XarrayObject, small: xr.Dataset, model: Any) -> dic
     ``rmse`` and ``rmse_kernel`` (the kernel applied to the means alone) are weighted by area; the checkerboard indices
     in dB are NaN for maps that are too small.
     """
-    learned, truth = opened(model), as_dataset(fine)[0]
-    factor, results = learned.spec.factor, {}
+    compressor, truth = opened(model), as_dataset(fine)[0]
+    factor, results = compressor.spec.factor, {}
     decoded = downscale(small, method=model, check="skip")
     area = cell_area(truth)
     for name in (str(key) for key in decoded.data_vars if key in truth and key in small):
@@ -213,7 +214,9 @@ def compression_errors(fine: XarrayObject, small: xr.Dataset, model: Any) -> dic
         squares = [(field - reference) ** 2 for field in fields]
         weight = area.drop_vars(area.coords)
         rmse, rmse_kernel = (float(square.weighted(weight).mean()) ** 0.5 for square in squares)
-        indices = [_index(field.transpose(..., *area.dims).data, factor) for field in (decoded[name], reference)]
+        indices = [
+            _checkerboard_index(field.transpose(..., *area.dims).data, factor) for field in (decoded[name], reference)
+        ]
         results[name] = {
             "rmse": rmse, "rmse_kernel": rmse_kernel, "largest": float(squares[0].max()) ** 0.5,
             "checkerboard_index_db": indices[0], "checkerboard_index_db_truth": indices[1],
@@ -221,17 +224,19 @@ def compression_errors(fine: XarrayObject, small: xr.Dataset, model: Any) -> dic
     return results
 
 
-def _index(maps: Any, factor: tuple[int, int]) -> float:
+def _checkerboard_index(maps: Any, factor: tuple[int, int]) -> float:
     try:
         return float(checkerboard(maps, factor).to_dict()["checkerboard_index_db"])
     except ShapeError:
         return float("nan")
 
 
-def lines_of(source: str, output: str | Path, model: Any, facts: dict[str, Any], decoded: bool) -> list[str]:
-    """Return the results as lines of text; ``decoded`` includes the errors of the decoded fields."""
+def compression_lines(
+    source: str, output: str | Path, model: Any, facts: dict[str, Any], with_errors: bool
+) -> list[str]:
+    """Return the results as lines of text; ``with_errors`` includes the errors of the decoded fields."""
     lines = [f"cell error of the means as written {facts['cell_error']:.1e}"]
-    if decoded:
+    if with_errors:
         fine = open_input(source)
         for name, errors in compression_errors(fine, open_input(str(output)), model).items():
             units = fine[name].attrs.get("units", "1")

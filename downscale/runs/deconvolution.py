@@ -62,7 +62,7 @@ def _check_flux(before: xr.Dataset, after: xr.Dataset, plan: DeconvolutionPlan) 
     return ConservationReport(reports)
 
 
-def lines_of(facts: dict[str, Any]) -> list[str]:
+def flux_lines(facts: dict[str, Any]) -> list[str]:
     """Return the fluxes as text, one line per variable."""
     lines = []
     for name, flux in facts.items():

@@ -26,7 +26,7 @@ DESCRIPTION = (
     "unresolved orography with the lapse rate preferred by self-validation; every coarse-cell mean is conserved."
 )
 # Training data are no independent test.
-LEARNED_NOTE = (
+MODEL_NOTE = (
     "The training data of the network include coarsened maps of this climate model run, so its score here is no "
     "proof of skill; docs/learned.md has its errors on held-out data."
 )
@@ -56,7 +56,7 @@ def demo_recipe(folder: str | Path) -> Recipe:
     )
 
 
-def learned_recipe(folder: str | Path) -> Recipe:
+def demo_model_recipe(folder: str | Path) -> Recipe:
     """Return the same recipe with the bundled network for temperature: a second file and map."""
     out = Path(folder)
     return read_recipe(Recipe, demo_recipe(folder), {
@@ -129,8 +129,8 @@ def _detail_numbers(values: Floats, prepared: Prepared, name: str) -> dict[str, 
     relief_sum = float((weight * relief**2).sum())
     cross, detail_sum = float((weight * detail * relief).sum()), float((weight * detail**2).sum())
     slopes = slope(values, Spacing.of(prepared.fine))
-    steep = np.isfinite(slopes)
-    squares = float((weight * np.where(steep, slopes, 0.0) ** 2).sum() / (weight * steep).sum())
+    has_slope = np.isfinite(slopes)
+    squares = float((weight * np.where(has_slope, slopes, 0.0) ** 2).sum() / (weight * has_slope).sum())
     return {
         "detail": (detail_sum / float(weight.sum())) ** 0.5,
         "per_km": 1e3 * cross / relief_sum,

@@ -22,17 +22,17 @@ from downscale.version import __version__
 
 FORMAT = 1
 # Parts of a recipe that do not affect the values: where results are stored and computed.
-ELSEWHERE = {"title", "description", "dask"}
+NEUTRAL_KEYS = {"title", "description", "dask"}
 # Output options that affect the stored values.
-STORED = ("complevel", "packing", "profile", "attrs", "encoding")
-HEADS = (b"\x89HDF", b"CDF")
+STORAGE_KEYS = ("complevel", "packing", "profile", "attrs", "encoding")
+SIGNATURES = (b"\x89HDF", b"CDF")
 OWN_HISTORY = re.compile(r"\d{4}-\d\d-\d\dT[\d:]+Z downscale ")
 # Small inputs are read completely, others at this many places spread over the file; fewer if there are many files.
 WHOLE_BYTES, WHOLE_FILES = 16_000_000, 16
 SAMPLE_BYTES, MOST_SAMPLES, FEWEST_SAMPLES, ALL_SAMPLES = 65_536, 64, 2, 512
 
 
-def identity(files: Iterable[str]) -> list[list[Any]]:
+def input_identities(files: Iterable[str]) -> list[list[Any]]:
     """Return name, size, modification time and a checksum of samples of input files; for a folder, of its files.
 
     Size and time alone may be those of another file after ``cp -p`` or ``touch -r``.
@@ -51,13 +51,13 @@ def identity(files: Iterable[str]) -> list[list[Any]]:
         for i, (file, stat) in enumerate(zip(inner_files, stats, strict=True)):
             digest.update(f"{file.relative_to(path)} {stat.st_size}\n".encode())
             if i % step == 0:
-                _sample(file, stat.st_size, count, digest)
+                _add_samples(file, stat.st_size, count, digest)
         latest = max((stat.st_mtime_ns for stat in stats), default=0)
         rows.append([str(path), sum(stat.st_size for stat in stats), latest, digest.hexdigest()])
     return sorted(rows)
 
 
-def _sample(file: Path, size: int, count: int, digest: Any) -> None:
+def _add_samples(file: Path, size: int, count: int, digest: Any) -> None:
     """Add the bytes of a file, or of samples spread over it, to a checksum."""
     with file.open("rb") as stream:
         if size <= SAMPLE_BYTES or (size <= WHOLE_BYTES and count <= WHOLE_FILES):
@@ -71,10 +71,10 @@ def _sample(file: Path, size: int, count: int, digest: Any) -> None:
 
 def fingerprint(recipe: Recipe, files: Iterable[str]) -> str:
     """Return a checksum of everything that affects the values of a run: request, version and inputs."""
-    content = recipe.model_dump(mode="json", by_alias=True, exclude=ELSEWHERE)
-    content["output"] = {key: content["output"][key] for key in STORED}
+    content = recipe.model_dump(mode="json", by_alias=True, exclude=NEUTRAL_KEYS)
+    content["output"] = {key: content["output"][key] for key in STORAGE_KEYS}
     content["input"].pop("chunks")
-    facts = {"request": content, "version": __version__, "inputs": identity(files)}
+    facts = {"request": content, "version": __version__, "inputs": input_identities(files)}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -83,22 +83,22 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.manifest")
 
 
-def write_manifest(path: Path, request: str, span: tuple[int, int], report: dict[str, Any] | None) -> None:
+def write_manifest(path: Path, request_fingerprint: str, span: tuple[int, int], report: dict[str, Any] | None) -> None:
     """Write the manifest of a finished file, with its checksum."""
     facts = {
-        "format": FORMAT, "file": path.name, "request": request, "steps": list(span), "bytes": path.stat().st_size,
-        "sha256": checksum(path), "report": report,
+        "format": FORMAT, "file": path.name, "request": request_fingerprint, "steps": list(span),
+        "bytes": path.stat().st_size, "sha256": checksum(path), "report": report,
     }  # fmt: skip
     with temporary_beside(manifest_path(path)) as scratch:
         scratch.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
 
 
-def stored_checksum(path: Path) -> str:
+def read_checksum(path: Path) -> str:
     """Return the checksum in the manifest of a finished file, empty without a readable manifest."""
-    return str(_facts(path).get("sha256", ""))
+    return str(_read_facts(path).get("sha256", ""))
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _read_facts(path: Path) -> dict[str, Any]:
     """Return the content of the manifest of a file, empty if it cannot be read."""
     try:
         facts = json.loads(manifest_path(path).read_text(encoding="utf-8"))
@@ -112,10 +112,10 @@ def remove_manifest(path: Path) -> None:
     manifest_path(path).unlink(missing_ok=True)
 
 
-def read_manifest(path: Path, request: str, span: tuple[int, int]) -> dict[str, Any] | None:
+def read_manifest(path: Path, request_fingerprint: str, span: tuple[int, int]) -> dict[str, Any] | None:
     """Return the manifest of a file if all of it matches, None otherwise."""
-    facts = _facts(path)
-    expected = {"format": FORMAT, "file": path.name, "request": request, "steps": list(span)}
+    facts = _read_facts(path)
+    expected = {"format": FORMAT, "file": path.name, "request": request_fingerprint, "steps": list(span)}
     try:
         if {key: facts.get(key) for key in expected} != expected or facts.get("bytes") != path.stat().st_size:
             return None
@@ -141,7 +141,7 @@ def _is_damaged(path: Path) -> bool:
             head = file.read(4)
     except OSError:
         return False
-    return _facts(path).get("file") == path.name and (head.startswith(HEADS) or not head.strip(b"\0"))
+    return _read_facts(path).get("file") == path.name and (head.startswith(SIGNATURES) or not head.strip(b"\0"))
 
 
 def sweep(targets: Iterable[Path]) -> list[Path]:

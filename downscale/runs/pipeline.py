@@ -24,7 +24,7 @@ from downscale.plot.figures import compare
 from downscale.plot.style import check_path
 from downscale.report.page import Outcome, draw_pictures, facts_path, write_report
 from downscale.request import Request
-from downscale.runs.block_run import BlockOptions, choose_blocks, lock_outputs, produce, run_blocks
+from downscale.runs.block_run import BlockOptions, choose_blocks, downscale_to_file, lock_outputs, run_blocks
 from downscale.runs.blocks import BlockPlan, block_size, check_outputs, plan_blocks
 from downscale.runs.manifest import remove_manifest, sweep
 from downscale.runs.recipe import Recipe
@@ -77,14 +77,14 @@ def run(
     start = time.perf_counter()
     recipe = read_recipe(Recipe, recipe, change)
     overwrite = overwrite or recipe.output.overwrite
-    how = BlockOptions(resume, cluster, workers, block)
+    options = BlockOptions(resume, cluster, workers, block)
     coarse = open_input(recipe.input.path, recipe.input.chunks)
     request = build_request(recipe)
     outcome = Outcome(recipe, plan_request(coarse, request), command=command)
     outcome.stages["open and plan"] = time.perf_counter() - start
     blocks = None
     output = recipe.output
-    if how != BlockOptions() or output.blocks is not None or recipe.dask.use is not None or not output.merge:
+    if options != BlockOptions() or output.blocks is not None or recipe.dask.use is not None or not output.merge:
         blocks = plan_blocks(recipe, coarse, request, outcome.plan)
         outcome.blocks = len(blocks.blocks)
         note = f"{blocks}, about {block_size(blocks, outcome.plan)} each"
@@ -92,10 +92,10 @@ def run(
         fields = outcome.plan.variables.items()
         variables = {name: replace(field, static_bytes=field.static_bytes + READING) for name, field in fields}
         outcome.plan = replace(outcome.plan, variables=variables, notes=(*outcome.plan.notes, note))
-        choose_blocks(blocks, how)
-    targets = {} if block is not None else _targets(recipe, overwrite or dry_run, resume, coarse, blocks)
+        choose_blocks(blocks, options)
+    targets = {} if block is not None else _check_targets(recipe, overwrite or dry_run, resume, coarse, blocks)
     if dry_run:
-        existing = [name for name in _names(recipe, blocks).values() if Path(name).exists()]
+        existing = [name for name in _output_names(recipe, blocks).values() if Path(name).exists()]
         notes = [] if overwrite or resume else [f"{name} exists; to replace it, {OVERWRITE}" for name in existing]
         outcome.plan = replace(outcome.plan, notes=(*outcome.plan.notes, *notes))
         return outcome
@@ -104,22 +104,24 @@ def run(
             target = Path(recipe.output.path)
             sweep([target.expanduser()])
             is_checked = has_means(recipe, outcome.plan)
-            outcome.conservation = produce(coarse, recipe, recipe.output.path, is_checked, overwrite=overwrite)
+            outcome.conservation = downscale_to_file(
+                coarse, recipe, recipe.output.path, is_checked, overwrite=overwrite
+            )
             outcome.files.append(target)
             remove_manifest(target.expanduser())
         else:
-            with lock_outputs(blocks, how):
-                indices = choose_blocks(blocks, how)
+            with lock_outputs(blocks, options):
+                indices = choose_blocks(blocks, options)
                 check_outputs(blocks, indices, inputs_of(recipe, coarse), resume=resume, overwrite=overwrite)
-                result = run_blocks(recipe, blocks, outcome.plan.variables, how)
+                result = run_blocks(recipe, blocks, outcome.plan.variables, options)
             outcome.conservation, outcome.kept = result.conservation, result.kept
             outcome.files += result.files
     if block is None:
-        _told(outcome, coarse, request, targets, start)
+        _report(outcome, coarse, request, targets, start)
     return outcome
 
 
-def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[str, Path], begin: float) -> None:
+def _report(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[str, Path], start: float) -> None:
     """Plot the map and write the report, if requested."""
     if outcome.plan.variables and not split_request(coarse, request)[0]:
         if "report" in targets:
@@ -130,9 +132,9 @@ def _told(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dict[
             outcome.terrain_penalty = terrain_penalty_values(coarse, request)
     with outcome.stage("figures"):
         if "map" in targets or ("report" in targets and outcome.plan.variables):
-            _draw(coarse, outcome, targets.get("map"), "report" in targets)
+            _draw_figures(coarse, outcome, targets.get("map"), "report" in targets)
     outcome.files += targets.values()
-    outcome.seconds = time.perf_counter() - begin
+    outcome.seconds = time.perf_counter() - start
     outcome.stages["the rest"] = outcome.seconds - sum(outcome.stages.values())
     if "report" in targets:
         write_report(outcome, targets["report"], coarse)
@@ -144,11 +146,11 @@ def inputs_of(recipe: Recipe, coarse: xr.Dataset) -> tuple[str, ...]:
     return (*sources_of(coarse), *static_sources(recipe), *names)
 
 
-def _targets(
+def _check_targets(
     recipe: Recipe, overwrite: bool, resume: bool, coarse: xr.Dataset, blocks: BlockPlan | None
 ) -> dict[str, Path]:
     """Return the paths of map, report and facts, and check all outputs before any work is done."""
-    names = _names(recipe, blocks)
+    names = _output_names(recipe, blocks)
     inputs = inputs_of(recipe, coarse)
     checks = {"file": check_store if recipe.output.path.endswith(STORE) else check_netcdf}
     targets = {kind: checks.get(kind, check_target)(name, overwrite or resume, inputs) for kind, name in names.items()}
@@ -161,7 +163,7 @@ def _targets(
     return targets
 
 
-def _names(recipe: Recipe, blocks: BlockPlan | None) -> dict[str, str]:
+def _output_names(recipe: Recipe, blocks: BlockPlan | None) -> dict[str, str]:
     """Return the names of all outputs by their kinds."""
     output = recipe.output
     names = {"file": output.path, "map": output.map, "report": output.report}
@@ -172,11 +174,15 @@ def _names(recipe: Recipe, blocks: BlockPlan | None) -> dict[str, str]:
     return {kind: str(Path(name).expanduser()) for kind, name in names.items() if name is not None}
 
 
-def _draw(coarse: xr.Dataset, outcome: Outcome, map_path: Path | None, with_report: bool) -> None:
+def _draw_figures(coarse: xr.Dataset, outcome: Outcome, map_path: Path | None, with_report: bool) -> None:
     """Plot the last map of the first field, and the pictures of the report, from the file as written."""
     fine = open_dataset(outcome.files[-1], chunks={})
     name = [*outcome.plan.variables, *(str(n) for n, v in fine.data_vars.items() if v.ndim > 1)][0]
-    pair, title, coast = (select(coarse, name), select(fine, name)), outcome.recipe.title, _land(outcome.recipe)
+    pair, title, coast = (
+        (select(coarse, name), select(fine, name)),
+        outcome.recipe.title,
+        _land_fraction(outcome.recipe),
+    )
     if map_path is not None:
         last = {str(d): -1 for d in coarse[name].dims if d not in fine[name].dims[-2:]}
         compare(*pair, path=map_path, select=last, title=title, sftlf=coast)
@@ -184,7 +190,7 @@ def _draw(coarse: xr.Dataset, outcome: Outcome, map_path: Path | None, with_repo
         outcome.pictures = draw_pictures(*pair, name, title, map_path, coast)
 
 
-def _land(recipe: Recipe) -> xr.DataArray | None:
+def _land_fraction(recipe: Recipe) -> xr.DataArray | None:
     """Return the land fraction of the statics, whose contour is the coast, or None if they have none."""
     if recipe.statics is None:
         return None

@@ -36,7 +36,7 @@ class Statics(Block):
     variable: str | None = None
 
 
-def _legal(expects: Callable[[Any], str | None]) -> AfterValidator:
+def _validator(expects: Callable[[Any], str | None]) -> AfterValidator:
     def check(value: Any) -> Any:
         expected = expects(value)
         if expected is not None:
@@ -47,8 +47,8 @@ def _legal(expects: Callable[[Any], str | None]) -> AfterValidator:
 
 
 _FIELDS: dict[str, Any] = {
-    field.name: (Annotated[declared.plain, _legal(declared.expects)], Field(field.default, description=declared.help))
-    for field in fields(Request) if (declared := ARGUMENTS[field.name]).in_recipe
+    field.name: (Annotated[entry.plain, _validator(entry.expects)], Field(field.default, description=entry.help))
+    for field in fields(Request) if (entry := ARGUMENTS[field.name]).in_recipe
 }  # fmt: skip
 
 
@@ -111,7 +111,7 @@ class Profile(Block):
     scheduler_address: str | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> Profile:
+    def _require_one(self) -> Profile:
         if (self.cluster is None) == (self.scheduler_address is None):
             raise ValueError("either cluster or scheduler_address")
         return self
@@ -124,7 +124,7 @@ class Dask(Block):
     profiles: dict[str, Profile] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _known(self) -> Dask:
+    def _require_profile(self) -> Dask:
         if self.use is not None and self.use not in self.profiles:
             raise ValueError(f"use to be the name of a profile ({listing(self.profiles) or 'there is none'})")
         return self

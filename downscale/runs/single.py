@@ -23,7 +23,9 @@ SAMPLE, STORE = "sample:", ".zarr"
 
 def open_input(path: str | list[str], chunks: Any = "auto") -> xr.Dataset:
     """Open a file, a pattern, a Zarr store, ``sample:NAME``, or a list of these as one."""
-    ds = open_dataset(_found(path) if isinstance(path, str) else [_found(name) for name in path], chunks=chunks)
+    ds = open_dataset(
+        _resolve_sample(path) if isinstance(path, str) else [_resolve_sample(name) for name in path], chunks=chunks
+    )
     empty = {str(dim) for field in ds.data_vars.values() for dim, size in field.sizes.items() if not size}
     if empty:
         raise InputError(
@@ -32,7 +34,7 @@ def open_input(path: str | list[str], chunks: Any = "auto") -> xr.Dataset:
     return ds
 
 
-def _found(name: str) -> str:
+def _resolve_sample(name: str) -> str:
     """Return the path of a sample, and any other name unchanged."""
     if not name.startswith(SAMPLE):
         return name
@@ -46,7 +48,7 @@ def build_request(recipe: Recipe) -> Request:
     penalty = recipe.terrain.penalty
     return Request(
         **{name: getattr(recipe.downscale, name) for name in Downscale.model_fields},
-        orog=None if recipe.statics is None else _statics(recipe, recipe.statics.variable),
+        orog=None if recipe.statics is None else _open_static(recipe, recipe.statics.variable),
         lapse_rate=recipe.terrain.lapse_rate,
         terrain_penalty=None if penalty is None else TerrainPenalty(**dict(penalty)),
         data_vars=recipe.input.variables,
@@ -54,7 +56,7 @@ def build_request(recipe: Recipe) -> Request:
     )
 
 
-def _statics(recipe: Recipe, name: str | None) -> xr.Dataset:
+def _open_static(recipe: Recipe, name: str | None) -> xr.Dataset:
     assert recipe.statics is not None
     return pick_static(open_input(recipe.statics.orog, chunks=None), name)
 

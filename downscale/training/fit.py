@@ -22,7 +22,7 @@ from downscale.losses.compose import WeightedSum
 from downscale.models.checkpoint import Record, load_record, save
 from downscale.nn.networks import build
 from downscale.nn.spec import STATICS, ModelSpec
-from downscale.process.interrupts import terminable_call
+from downscale.process.interrupts import raise_on_fatal_signals
 from downscale.training.card import advise
 from downscale.training.origin import data_hash, describe_source, recipe_identity, require_disjoint
 from downscale.training.pairs import Source, Split, open_source, split_times
@@ -122,7 +122,7 @@ def train(
         return checkpoint
     target, folder = check_output(recipe, resume)
     try:
-        with terminable_call(), lock_output(target) if is_first() else nullcontext():
+        with raise_on_fatal_signals(), lock_output(target) if is_first() else nullcontext():
             return _run(prepare(recipe, tell), target, folder, resume, tell)
     finally:
         with suppress(OSError):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from downscale.engine.device import has_fast_bf16, is_cpu
 from downscale.errors import InputError, OptionError
-from downscale.process.interrupts import Terminated, go_on, shielded, terminable_call
+from downscale.process.interrupts import Terminated, defer_signals, raise_if_signalled, raise_on_fatal_signals
 from downscale.training.progress import (
     STATE,
     LineTimer,
@@ -80,7 +80,7 @@ class Loop:
 
     def run(self, resume: bool = False) -> None:
         """Train to the end; a signal that would end the process raises Terminated, after the state is saved."""
-        with terminable_call():
+        with raise_on_fatal_signals():
             self._run(resume)
 
     def _run(self, resume: bool) -> None:
@@ -106,9 +106,9 @@ class Loop:
             batches = task.batches(progress, self.fabric)
             for batch in () if ended(progress, how) else batches:
                 # A signal waits for the end of the step, so that the state is saved.
-                with shielded():
+                with defer_signals():
                     row = self._take_step(batch)
-                go_on()
+                raise_if_signalled()
                 is_finished = ended(progress, how)
                 line = step_line(progress, row, how) if self._timer.due() else None
                 show(line) if show else self.say(line) if line else None
