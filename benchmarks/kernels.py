@@ -23,7 +23,7 @@ import downscale  # noqa: F401
 from downscale.engine.cut import Cut, Span
 from downscale.engine.fused import apply_bare, refine_maps
 from downscale.request import Request
-from downscale.steps.prepare import Prepared, prepare
+from downscale.steps.prepare import MapPlan, plan_maps
 
 FACTOR, TAPS = 4, 7
 Contenders = dict[str, Callable[[], object]]
@@ -53,7 +53,7 @@ def main() -> None:
 
 def operator(tas: xr.Dataset, out: Floats) -> Contenders:
     """Return the contenders that write fine maps into reused memory, and copies of the maps."""
-    up: Any = prepare(tas, Request(factor=FACTOR, taps=TAPS)).jobs["tas"].upscaler
+    up: Any = plan_maps(tas, Request(factor=FACTOR, taps=TAPS)).jobs["tas"].upscaler
     coarse = tas.tas.values
     target = torch.from_numpy(out)
     given, wide = torch.from_numpy(coarse)[:, None], target[:, None]
@@ -100,9 +100,9 @@ def _require_same(coarse: Floats, up: Any, kernel: torch.Tensor) -> None:
 def engine(tas: xr.Dataset, pr: xr.Dataset, out: Floats) -> Contenders:
     """Return the operator with constraint and check, with and without bounds, in memory and with Dask."""
     coarse, rain = tas.tas.values, pr.pr.values
-    warm: Any = prepare(tas, Request(factor=FACTOR, taps=TAPS))
-    free: Any = prepare(pr, Request(factor=FACTOR, taps=TAPS, bounds=None))
-    bounded: Any = prepare(pr, Request(factor=FACTOR, taps=TAPS, bounds=(0, None)))
+    warm: Any = plan_maps(tas, Request(factor=FACTOR, taps=TAPS))
+    free: Any = plan_maps(pr, Request(factor=FACTOR, taps=TAPS, bounds=None))
+    bounded: Any = plan_maps(pr, Request(factor=FACTOR, taps=TAPS, bounds=(0, None)))
     return {
         "operator": lambda: apply_bare(coarse, warm.jobs["tas"].upscaler, out, CORES),
         "law and check": lambda: refined(coarse, warm, out),
@@ -114,7 +114,7 @@ def engine(tas: xr.Dataset, pr: xr.Dataset, out: Floats) -> Contenders:
     }
 
 
-def refined(values: Floats, prepared: Prepared, out: Floats) -> None:
+def refined(values: Floats, prepared: MapPlan, out: Floats) -> None:
     """Run the work of a block with all threads, into reused memory."""
     rows, columns = (Cut(*[Span(0, size, size)] * 3) for size in (ROWS, COLUMNS))
     refine_maps(values, out, next(iter(prepared.jobs.values())), rows, columns, {}, CORES)

@@ -30,14 +30,14 @@ from downscale.steps.horizontal import (
     fine_variable,
     horizontal_last,
     other_memory,
-    remove_dangling,
+    remove_dangling_references,
     repeat_codes,
 )
 from downscale.steps.jobs import fit_chunks
-from downscale.steps.prepare import Prepared, Step, prepare, split_request
+from downscale.steps.prepare import MapPlan, Step, plan_maps, split_request
 
 # Static fields of a model that are computed from the orography.
-RELIEF = ("orog", "relief", "slope", "aspect")
+OROGRAPHY_FEATURES = ("orog", "relief", "slope", "aspect")
 
 
 @takes_request
@@ -77,7 +77,7 @@ def downscale(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **
 def downscale_request(obj: XarrayObject, request: Request) -> XarrayObject:
     """Return the fine object of a request; see :func:`downscale.downscale`."""
     ds, name = as_dataset(obj)
-    fine = _downscaled(ds, request)
+    fine = _downscale_dataset(ds, request)
     if name is not None and name not in fine:
         # The flag of an event: its probability is a second variable, which needs a Dataset.
         name = next(str(variable) for variable in fine.data_vars if "flag_values" in fine[variable].attrs)
@@ -86,25 +86,29 @@ def downscale_request(obj: XarrayObject, request: Request) -> XarrayObject:
     return fine if name is None else as_array(fine, name, obj)
 
 
-def _downscaled(ds: xr.Dataset, request: Request) -> xr.Dataset:
+def _downscale_dataset(ds: xr.Dataset, request: Request) -> xr.Dataset:
     """Return the fine Dataset of a request; other axes come first, while maps are small."""
     steps, map_request = split_request(ds, request)
-    keep = request.setting("keep_attrs")
-    fine, axis_plans = _along_lines(ds, steps, request if map_request is None else replace(request, quantity=None))
-    prepared = None
+    keep_attrs = request.setting("keep_attrs")
+    fine, axis_plans = _downscale_along_axes(
+        ds, steps, request if map_request is None else replace(request, quantity=None)
+    )
+    map_plan = None
     if map_request is not None:
-        prepared = prepare(fine, map_request)
-        coarse, fine = fine, _assembled(fine, prepared, map_request)
-        along_with = [name for name in coarse.coords if name in fine.data_vars]
-        fine = set_attributes(fine, coarse, prepared, keep).set_coords(along_with)
-        fine = remove_dangling(fine, coarse)
-    elif not keep:
+        map_plan = plan_maps(fine, map_request)
+        coarse, fine = fine, _assemble(fine, map_plan, map_request)
+        coordinate_names = [name for name in coarse.coords if name in fine.data_vars]
+        fine = set_attributes(fine, coarse, map_plan, keep_attrs).set_coords(coordinate_names)
+        fine = remove_dangling_references(fine, coarse)
+    elif not keep_attrs:
         for field in fine.data_vars.values():
             field.attrs = {}
-    return add_history(fine, describe_request(request, prepared, [axis_plan.words for axis_plan in axis_plans]))
+    return add_history(fine, describe_request(request, map_plan, [axis_plan.description for axis_plan in axis_plans]))
 
 
-def _along_lines(ds: xr.Dataset, steps: tuple[Step, ...], request: Request) -> tuple[xr.Dataset, list[AxisPlan]]:
+def _downscale_along_axes(
+    ds: xr.Dataset, steps: tuple[Step, ...], request: Request
+) -> tuple[xr.Dataset, list[AxisPlan]]:
     """Return a Dataset refined along axes that are not horizontal, and the plans; lazy data stay lazy."""
     axis_plans = []
     for step in steps:
@@ -132,10 +136,10 @@ def plan_request(obj: XarrayObject, request: Request) -> Plan:
     ds, _ = as_dataset(obj)
     steps, map_request = split_request(ds, request)
     axis_request = request if map_request is None else replace(request, quantity=None)
-    fine, axis_plans = _along_lines(ds.chunk() if steps else ds, steps, axis_request)
-    notes = [note for axis_plan in axis_plans for note in (axis_plan.words, *axis_plan.notes)]
+    fine, axis_plans = _downscale_along_axes(ds.chunk() if steps else ds, steps, axis_request)
+    notes = [note for axis_plan in axis_plans for note in (axis_plan.description, *axis_plan.notes)]
     if map_request is not None:
-        return _planned(fine, map_request, notes)
+        return _plan_horizontal(fine, map_request, notes)
     plans = {
         name: plan_line(job, fine[name].dims, ds[name].shape, fine[name].data.chunks)
         for name, job in axis_plans[-1].jobs.items()
@@ -146,104 +150,108 @@ def plan_request(obj: XarrayObject, request: Request) -> Plan:
     return Plan(name_of(request.method), factors, device, plans, others, workers(), tuple(notes))
 
 
-def _planned(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
+def _plan_horizontal(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
     """Return the plan of the horizontal stage."""
-    prepared = prepare(ds, request)
-    target = prepared.target
+    map_plan = plan_maps(ds, request)
+    target = map_plan.target
     plans = {}
-    for name, job in prepared.jobs.items():
-        array = with_members(horizontal_last(ds[name], prepared), request.members)
-        memory = other_memory(ds[name], job, prepared)
+    for name, job in map_plan.jobs.items():
+        array = with_members(horizontal_last(ds[name], map_plan), request.members)
+        memory = other_memory(ds[name], job, map_plan)
         # Use Dask arrays only: data of a file opened without chunks are read on access.
         if array.chunks is None:
             chunks = tuple((n,) for n in array.shape)
         else:
-            lazy = fit_chunks(array.data, job, memory) if prepared.instrument is None else whole_maps(array.data)
+            lazy = fit_chunks(array.data, job, memory) if map_plan.instrument is None else whole_maps(array.data)
             chunks = lazy.chunks
         plans[name] = plan_variable(job, tuple(map(str, array.dims)), array.shape, chunks, memory)
     blocks = max((p.blocks for p in plans.values()), default=1)
-    others = tuple(str(n) for n in ds.data_vars if n not in prepared.jobs and n not in prepared.categorical)
+    others = tuple(str(n) for n in ds.data_vars if n not in map_plan.jobs and n not in map_plan.categorical)
     shape = None if target.axes is None else target.axes.grid.shape
     device = device_name(request.setting("device"))
-    notes = [*notes, *_notes(ds, prepared, request)]
+    notes = [*notes, *_plan_notes(ds, map_plan, request)]
     threads = min(blocks, workers())
-    return Plan(name_of(request.method), prepared.factors, device, plans, others, threads, tuple(notes), shape)
+    return Plan(name_of(request.method), map_plan.factors, device, plans, others, threads, tuple(notes), shape)
 
 
-def _notes(ds: xr.Dataset, prepared: Prepared, request: Request) -> list[str]:
+def _plan_notes(ds: xr.Dataset, map_plan: MapPlan, request: Request) -> list[str]:
     """Return the notes of a plan, such as codes, bounds and cut cells."""
-    lawless = "no conservation law applies to an event mask"
-    notes = [] if prepared.event is None else [f"{prepared.event.name}: a flag and its probability; {lawless}"]
-    notes += [f"{name} holds codes ({code_reason(ds[name])}): repeated, not averaged" for name in prepared.categorical]
-    for name in prepared.jobs:
+    event_note = "no conservation law applies to an event mask"
+    notes = [] if map_plan.event is None else [f"{map_plan.event.name}: a flag and its probability; {event_note}"]
+    notes += [f"{name} holds codes ({code_reason(ds[name])}): repeated, not averaged" for name in map_plan.categorical]
+    for name in map_plan.jobs:
         limits, reason = bounds_and_reason(ds[name])
-        if request.bounds == "auto" and limits != (None, None) and prepared.jobs[name].bounds != (None, None):
+        if request.bounds == "auto" and limits != (None, None) and map_plan.jobs[name].bounds != (None, None):
             notes.append(f"{name}: bounds {reason}")
-        if prepared.jobs[name].extensive and request.quantity_for(name) is None:
+        if map_plan.jobs[name].extensive and request.quantity_for(name) is None:
             notes.append(f"{name}: sums over cells, {quantity_and_reason(ds[name])[1]}")
-    if prepared.companions is not None:
-        kinds = {"downscaled": prepared.companions.jobs, "repeated": prepared.companions.categorical}
-        notes += [f"{', '.join(n)}: coordinates that are {verb} with the fields" for verb, n in kinds.items() if n]
-    notes += [f"{name}: dropped, {why}" for name, why in prepared.lost.items()]
-    if not prepared.target.nests:
-        pieces = " x ".join(str(count) for count in prepared.target.factors)
+    if map_plan.coordinate_plan is not None:
+        names_by_verb = {"downscaled": map_plan.coordinate_plan.jobs, "repeated": map_plan.coordinate_plan.categorical}
+        notes += [
+            f"{', '.join(n)}: coordinates that are {verb} with the fields" for verb, n in names_by_verb.items() if n
+        ]
+    notes += [f"{name}: dropped, {reason}" for name, reason in map_plan.lost_coordinates.items()]
+    if not map_plan.target.nests:
+        pieces = " x ".join(str(count) for count in map_plan.target.factors)
         notes.append(f"target cells cross coarse cells: these are cut into up to {pieces} pieces, maps are not split")
-    if prepared.instrument is not None:
-        notes.append(f"footprint {prepared.instrument.psf}: coarse = A H fine; maps are not split")
-    if request.orog is not None and not _uses_relief(prepared, request):
+    if map_plan.instrument is not None:
+        notes.append(f"footprint {map_plan.instrument.psf}: coarse = A H fine; maps are not split")
+    if request.orog is not None and not _uses_orography(map_plan, request):
         notes.append("orog has no effect without lapse_rate, terrain_penalty, or a model that uses it")
-    return [*notes, *prepared.notes, *prepared.where.notes]
+    return [*notes, *map_plan.notes, *map_plan.where.notes]
 
 
-def _uses_relief(prepared: Prepared, request: Request) -> bool:
-    statics = () if prepared.model is None else prepared.model.spec.statics
-    reads_relief = any(name in RELIEF for name in statics)
-    return reads_relief or request.lapse_rate is not None or request.terrain_penalty is not None
+def _uses_orography(map_plan: MapPlan, request: Request) -> bool:
+    statics = () if map_plan.model is None else map_plan.model.spec.statics
+    reads_orography = any(name in OROGRAPHY_FEATURES for name in statics)
+    return reads_orography or request.lapse_rate is not None or request.terrain_penalty is not None
 
 
-def _assembled(ds: xr.Dataset, prepared: Prepared, request: Request) -> xr.Dataset:
-    where = prepared.where
+def _assemble(ds: xr.Dataset, map_plan: MapPlan, request: Request) -> xr.Dataset:
+    where = map_plan.where
     dims = set(where.dims)
-    target = prepared.target
-    used_names = _taken(ds, prepared)
+    target = map_plan.target
+    used_names = _used_names(ds, map_plan)
     stray_names = [str(n) for n, v in ds.data_vars.items() if dims & set(v.dims) and str(n) not in used_names]
     # Directions have their own warning.
     stray_names = [name for name in stray_names if direction_reason(ds[name]) is None]
     if stray_names and request.data_vars is None:
         warnings.warn(f"dropped {', '.join(stray_names)}: not on the new grid", UserWarning, stacklevel=5)
-    for dropped, why in prepared.lost.items():
-        warnings.warn(f"dropped {dropped}: {why}", UserWarning, stacklevel=5)
+    for dropped, reason in map_plan.lost_coordinates.items():
+        warnings.warn(f"dropped {dropped}: {reason}", UserWarning, stacklevel=5)
     variables: dict[Any, Any] = {}
     for name, variable in ds.data_vars.items():
-        if name in prepared.jobs:
-            fine = fine_variable(variable, prepared.jobs[str(name)], prepared)
-            variables.update({name: fine} if prepared.event is None else event_variables(fine, prepared.model))
-        elif name in prepared.categorical:
-            variables[name] = repeat_codes(variable, prepared)
+        if name in map_plan.jobs:
+            fine = fine_variable(variable, map_plan.jobs[str(name)], map_plan)
+            variables.update({name: fine} if map_plan.event is None else event_variables(fine, map_plan.model))
+        elif name in map_plan.categorical:
+            variables[name] = repeat_codes(variable, map_plan)
         elif not dims & set(variable.dims) and name != AREA:
             variables[name] = variable.variable.copy(deep=False)
-    if prepared.companions is not None:
-        carried = prepared.companions
-        variables.update({name: fine_variable(ds[name], job, carried) for name, job in carried.jobs.items()})
-        variables.update({name: repeat_codes(ds[name], carried) for name in carried.categorical})
+    if map_plan.coordinate_plan is not None:
+        coordinate_plan = map_plan.coordinate_plan
+        variables.update(
+            {name: fine_variable(ds[name], job, coordinate_plan) for name, job in coordinate_plan.jobs.items()}
+        )
+        variables.update({name: repeat_codes(ds[name], coordinate_plan) for name in coordinate_plan.categorical})
     members = {} if request.members is None else {DIMENSION: coordinate(request.members)}
     if target.grid is None:
-        coords = {**copy_coordinates(ds, where), **new_coordinates(ds, where, prepared.fine)}
+        coords = {**copy_coordinates(ds, where), **new_coordinates(ds, where, map_plan.fine)}
         # New corners replace those that lost their positions.
         variables = {name: variable for name, variable in variables.items() if name not in coords}
         return xr.Dataset(variables, coords | members)
-    return _on_target(xr.Dataset(variables, copy_coordinates(ds, where) | members), prepared)
+    return _move_to_target(xr.Dataset(variables, copy_coordinates(ds, where) | members), map_plan)
 
 
-def _on_target(fine: xr.Dataset, prepared: Prepared) -> xr.Dataset:
+def _move_to_target(fine: xr.Dataset, map_plan: MapPlan) -> xr.Dataset:
     """Return a field on the cells of a target grid in the order, names and coordinates of that grid."""
-    target, old = prepared.target, prepared.where.dims
+    target, old = map_plan.target, map_plan.where.dims
     assert target.grid is not None
     assert target.axes is not None
     new = target.axes.dims
     if target.nests:
         for dim, order in zip(old, target.order, strict=True):
-            fine = fine if (np.diff(order) == 1).all() else _reordered(fine, dim, order)
+            fine = fine if (np.diff(order) == 1).all() else _reorder(fine, dim, order)
     conflicts = [name for name in new if name not in old and name in fine.variables]
     if conflicts:
         raise OptionError(f"expected other names than {listing(conflicts)} for the axes of the target; rename them")
@@ -252,23 +260,25 @@ def _on_target(fine: xr.Dataset, prepared: Prepared) -> xr.Dataset:
     for name in (name for name in new if name in target.grid.coords):
         # The exact coordinates of the target, so that arithmetic aligns both fields.
         exact = target.grid[name].variable
-        axes[name] = xr.Variable((name,), exact.values, {**axes[name].attrs, **exact.attrs, **_bounds_of(axes, name)})
+        axes[name] = xr.Variable(
+            (name,), exact.values, {**axes[name].attrs, **exact.attrs, **_bounds_attribute(axes, name)}
+        )
     axes.update({str(n): v.variable for n, v in target.grid.coords.items() if "grid_mapping_name" in v.attrs})
     return fine.assign_coords(axes)
 
 
-def _bounds_of(made: dict[Any, xr.Variable], name: str) -> dict[str, str]:
-    return {key: value for key, value in made[name].attrs.items() if key == "bounds"}
+def _bounds_attribute(variables: dict[Any, xr.Variable], name: str) -> dict[str, str]:
+    return {key: value for key, value in variables[name].attrs.items() if key == "bounds"}
 
 
-def _reordered(fine: xr.Dataset, dim: str, order: np.ndarray) -> xr.Dataset:
+def _reorder(fine: xr.Dataset, dim: str, order: np.ndarray) -> xr.Dataset:
     """Return a field with an axis reversed and rolled by slices, which are cheap on lazy data."""
     if order.size > 1 and (order[1] - order[0]) % order.size != 1:
         fine, order = fine.isel({dim: slice(None, None, -1)}), order.size - 1 - order
     return fine.roll({dim: -int(order[0])}, roll_coords=False)
 
 
-def _taken(ds: xr.Dataset, prepared: Prepared) -> set[str]:
-    inputs = () if prepared.model is None else [str(variable.name) for variable in prepared.model.inputs.values()]
-    grid = {*bounds_variables(ds), *area_names(ds), *prepared.where.replaced_names}
-    return {*prepared.jobs, *prepared.categorical, *grid, *inputs}
+def _used_names(ds: xr.Dataset, map_plan: MapPlan) -> set[str]:
+    inputs = () if map_plan.model is None else [str(variable.name) for variable in map_plan.model.inputs.values()]
+    grid = {*bounds_variables(ds), *area_names(ds), *map_plan.where.replaced_names}
+    return {*map_plan.jobs, *map_plan.categorical, *grid, *inputs}

@@ -20,7 +20,7 @@ import downscale
 from downscale.engine import device as devices
 from downscale.errors import BoundsError, ConservationError, DownscaleError, OptionError, ShapeError
 from downscale.request import Request
-from downscale.steps.prepare import prepare
+from downscale.steps.prepare import plan_maps
 from downscale.typing import Place, Upscaler
 
 
@@ -300,7 +300,7 @@ def test_a_job_is_compared_by_identity():
 
 def test_a_job_travels_light():
     """Blocks go to other processes one by one; the areas of the fine grid do not go with each."""
-    job = prepare(field_on(world(90, 180)), Request(factor=4)).jobs["tas"]
+    job = plan_maps(field_on(world(90, 180)), Request(factor=4)).jobs["tas"]
     job.fine.cell_area  # noqa: B018
     there = pickle.loads(pickle.dumps(job))
     assert len(pickle.dumps(job)) < job.fine.cell_area.nbytes / 5

@@ -17,7 +17,7 @@ from downscale.models.checkpoint import load, save
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
 from downscale.request import Request
-from downscale.steps.prepare import prepare
+from downscale.steps.prepare import plan_maps
 from downscale.training.schema import parse_training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -82,7 +82,7 @@ def test_outputs_of_a_model_share_the_noise_of_each_member() -> None:
     cold = (3 * coarse.pr).assign_attrs(units="K", standard_name="sea_surface_temperature")
     ds = coarse.assign(warm=warm, cold=cold).drop_vars("pr")
     fine = ds.downscale(method=model, members=2, seed=1)
-    jobs = prepare(ds, Request(method=model, members=2, seed=1)).jobs
+    jobs = plan_maps(ds, Request(method=model, members=2, seed=1)).jobs
     streams = {name: job.upscaler.draws.stream for name, job in jobs.items()}
     assert len(set(streams.values())) == 1
     alone = ds.downscale(method=model, members=2, seed=1, data_vars="warm")

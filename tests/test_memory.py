@@ -98,9 +98,9 @@ def test_fine_fields_make_bands_smaller(monkeypatch: pytest.MonkeyPatch) -> None
 
 def downscale_jobs(ds: xr.Dataset) -> dict[str, Any]:
     from downscale.request import Request
-    from downscale.steps.prepare import prepare
+    from downscale.steps.prepare import plan_maps
 
-    return prepare(ds, Request(factor=2)).jobs
+    return plan_maps(ds, Request(factor=2)).jobs
 
 
 def test_a_limit_without_room_for_what_is_held_is_refused() -> None:

@@ -25,7 +25,7 @@ from downscale.errors import ConservationError
 from downscale.fields.fill import fill_missing
 from downscale.nn.separable import METHODS, Separable, operator
 from downscale.request import Request
-from downscale.steps.prepare import prepare
+from downscale.steps.prepare import plan_maps
 from downscale.typing import Place
 
 methods = st.sampled_from(sorted(METHODS))
@@ -250,7 +250,7 @@ def test_what_is_fetched_is_rounded_as_arrays_are(kind):
 
 
 def test_a_card_is_filled_by_its_room_and_some_batches_a_block(monkeypatch):
-    job = prepare(field_on(world(90, 180)), Request(factor=4)).jobs["tas"]
+    job = plan_maps(field_on(world(90, 180)), Request(factor=4)).jobs["tas"]
     rows, columns = (cuts[0] for cuts in apply.cuts_of(job, (90,), (180,)))
     work = tensors.Work(job, rows, columns, {}, Lane(CPU))
     values = 90 * 180 * 16

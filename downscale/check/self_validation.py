@@ -18,7 +18,7 @@ from downscale.cf.horizontal import Horizontal, horizontal
 from downscale.methods.registry import is_learned, name_of
 from downscale.request import Request
 from downscale.steps.coarsen import cell_area, coarsen
-from downscale.steps.prepare import Prepared, prepare
+from downscale.steps.prepare import MapPlan, plan_maps
 
 SAMPLE_MAPS = 12
 # Below this many coarse cells along an axis the coarsening is too small to compare methods.
@@ -41,12 +41,12 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
         Area-weighted RMSE by method: "blocks", "bilinear", the method itself, and the method "with terrain" if a lapse
         rate is given; empty if the field is too small.
     """
-    prepared = prepare(ds, request)
-    if not prepared.target.nests:
+    map_plan = plan_maps(ds, request)
+    if not map_plan.target.nests:
         return {}
-    names = list(prepared.jobs)
-    factors = prepared.factors
-    truth = _cropped(sample_maps(select(ds, names), prepared.where).load(), factors)
+    names = list(map_plan.jobs)
+    factors = map_plan.factors
+    truth = _cropped(sample_maps(select(ds, names), map_plan.where).load(), factors)
     if any(truth.sizes[dim] // factor < LEAST_CELLS for dim, factor in factors.items()):
         return {}
     coarse = coarsen(truth, factors)
@@ -59,15 +59,15 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
         "bilinear": {"method": "bilinear", "conserve": None, "bounds": None},
         label: {"method": method, **shared_options},
     }
-    model = prepared.model
+    model = map_plan.model
     if model is not None:
         runs["sobolev"] = {"method": "sobolev", **shared_options}
         if "sftlf" in model.spec.statics:
             del runs[label]
         elif model.statics:
-            runs[label]["orog"] = _relief(truth, prepared)
+            runs[label]["orog"] = _relief(truth, map_plan)
     if request.orog is not None and request.lapse_rate is not None and label in runs:
-        orog = _relief(truth, prepared)
+        orog = _relief(truth, map_plan)
         runs[f"{label} with terrain"] = {**runs[label], "orog": orog, "lapse_rate": request.lapse_rate}
     errors: dict[str, dict[str, float]] = {name: {} for name in names}
     area = cell_area(truth)
@@ -90,11 +90,11 @@ def _cropped(ds: xr.Dataset, factors: dict[str, int]) -> xr.Dataset:
     return ds.isel({dim: slice(0, ds.sizes[dim] // factor * factor) for dim, factor in factors.items()})
 
 
-def _relief(truth: xr.Dataset, prepared: Prepared) -> xr.Dataset:
+def _relief(truth: xr.Dataset, map_plan: MapPlan) -> xr.Dataset:
     """Return the fine orography averaged over the coarse cells of ``truth``, with their bounds."""
     where = horizontal(truth)
-    cells = next(iter(prepared.jobs.values())).cells
-    values = cells.mean(np.asarray(prepared.statics["orog"]))[: where.grid.shape[0], : where.grid.shape[1]]
+    cells = next(iter(map_plan.jobs.values())).cells
+    values = cells.mean(np.asarray(map_plan.statics["orog"]))[: where.grid.shape[0], : where.grid.shape[1]]
     return xr.Dataset({"orog": (where.dims, values)}, new_coordinates(truth, where, where.grid))
 
 
@@ -109,30 +109,30 @@ def terrain_penalty_values(ds: xr.Dataset, request: Request) -> dict[str, dict[s
     """Return the terrain-gradient penalty of a sample of maps before and after refinement, by variable."""
     if request.terrain_penalty is None:
         return {}
-    prepared = prepare(ds, request)
-    maps = sample_maps(select(ds, list(prepared.jobs)), prepared.where).load()
+    map_plan = plan_maps(ds, request)
+    maps = sample_maps(select(ds, list(map_plan.jobs)), map_plan.where).load()
     before = downscale_request(maps, replace(request, terrain_penalty=None))
     after = downscale_request(maps, request)
     return {
-        name: {"before": _penalty(before[name], prepared, request), "after": _penalty(after[name], prepared, request)}
-        for name in prepared.jobs
+        name: {"before": _penalty(before[name], map_plan, request), "after": _penalty(after[name], map_plan, request)}
+        for name in map_plan.jobs
     }
 
 
-def _penalty(field: xr.DataArray, prepared: Any, request: Request) -> float:
+def _penalty(field: xr.DataArray, map_plan: Any, request: Request) -> float:
     """Return the mean of the penalty over maps, (units per metre) squared."""
     import torch
 
     from downscale.fields.gradient import Spacing
     from downscale.losses.terrain import terrain_gradient_penalty
 
-    spacing = Spacing.of(prepared.fine)
-    values = torch.from_numpy(field.transpose(..., *prepared.where.dims).values.astype(np.float64))
-    orog = prepared.statics.get("orog")
+    spacing = Spacing.of(map_plan.fine)
+    values = torch.from_numpy(field.transpose(..., *map_plan.where.dims).values.astype(np.float64))
+    orog = map_plan.statics.get("orog")
     relief = None if orog is None else torch.from_numpy(np.asarray(orog, dtype=np.float64))
     assert request.terrain_penalty is not None
     allowed = request.terrain_penalty.allowed(relief, values, spacing)
-    area = torch.from_numpy(prepared.fine.cell_area)
+    area = torch.from_numpy(map_plan.fine.cell_area)
     mask = torch.isfinite(values)
     penalty = terrain_gradient_penalty(values, spacing, allowed, area, None if bool(mask.all()) else mask)
     return float(penalty.mean())

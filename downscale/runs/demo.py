@@ -19,7 +19,7 @@ from downscale.report.page import Outcome, SideBySide, write_report
 from downscale.runs.pipeline import run
 from downscale.runs.recipe import Recipe, parse_recipe
 from downscale.runs.single import build_request, open_input
-from downscale.steps.prepare import Prepared, prepare
+from downscale.steps.prepare import MapPlan, plan_maps
 
 DESCRIPTION = (
     "Annual means of a climate model over North America, downscaled from 1.25 x 1.875 degrees with the Sobolev kernel; "
@@ -102,9 +102,9 @@ def measure_outcome(outcome: Outcome) -> dict[str, Any]:
     """
     recipe = outcome.recipe
     coarse, request = open_input(recipe.input.path, recipe.input.chunks), build_request(recipe)
-    prepared, name = prepare(coarse, request), next(iter(outcome.plan.variables))
-    fine = sample_maps(select(open_dataset(recipe.output.path), name), prepared.where).load()
-    values = fine[name].transpose(..., *prepared.where.dims).values.astype(np.float64)
+    map_plan, name = plan_maps(coarse, request), next(iter(outcome.plan.variables))
+    fine = sample_maps(select(open_dataset(recipe.output.path), name), map_plan.where).load()
+    values = fine[name].transpose(..., *map_plan.where.dims).values.astype(np.float64)
     errors = (outcome.self_validation or self_validation(coarse, request)).get(name, {})
     # The last one is that with orography, if it was tried.
     rmse = next((errors[key] for key in reversed(errors) if key.startswith(name_of(request.method))), None)
@@ -112,23 +112,23 @@ def measure_outcome(outcome: Outcome) -> dict[str, Any]:
     return {
         "label": recipe.downscale.method + ("" if rate is None else f", {1000 * rate:g} per km of orography"),
         "cell_error": np.nan if outcome.conservation is None else outcome.conservation.max_relative_error,
-        **_detail_numbers(values, prepared, name),
+        **_detail_numbers(values, map_plan, name),
         "coarser_rmse": rmse,
         "coarser_ratio": None if rmse is None else rmse / errors["bilinear"],
     }
 
 
-def _detail_numbers(values: Floats, prepared: Prepared, name: str) -> dict[str, float]:
+def _detail_numbers(values: Floats, map_plan: MapPlan, name: str) -> dict[str, float]:
     """Return standard deviation of the detail, its slope over and correlation with orography, and the RMS gradient."""
-    cells, area = prepared.jobs[name].cells, prepared.fine.cell_area
+    cells, area = map_plan.jobs[name].cells, map_plan.fine.cell_area
     valid = np.isfinite(values)
     weight = np.where(valid, area, 0.0)
     detail = np.where(valid, values - cells.broadcast_to_fine(cells.apply_mask(valid).mean(values)), 0.0)
-    orog = np.asarray(prepared.statics["orog"], dtype=np.float64)
+    orog = np.asarray(map_plan.statics["orog"], dtype=np.float64)
     relief = orog - cells.broadcast_to_fine(cells.mean(orog))
     relief_sum = float((weight * relief**2).sum())
     cross, detail_sum = float((weight * detail * relief).sum()), float((weight * detail**2).sum())
-    slopes = slope(values, Spacing.of(prepared.fine))
+    slopes = slope(values, Spacing.of(map_plan.fine))
     has_slope = np.isfinite(slopes)
     squares = float((weight * np.where(has_slope, slopes, 0.0) ** 2).sum() / (weight * has_slope).sum())
     return {

@@ -41,7 +41,7 @@ from downscale.nn.separable import operator
 from downscale.request import Request
 from downscale.steps.jobs import fit_chunks, job_settings
 
-KEPT_ENCODING = ("grid_mapping", "cell_measures")
+VALID_ENCODING = ("grid_mapping", "cell_measures")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +50,12 @@ class AxisPlan:
 
     source: BoundedAxis
     target: BoundedAxis
-    parts: Subcells  # pieces of the source cells, cut by the target
-    whole: NDArray[np.int64] | None  # the piece that equals each target cell; None if target cells combine several
+    subcells: Subcells  # pieces of the source cells, cut by the target
+    # The piece that equals each target cell; None if target cells combine several.
+    piece_indices: NDArray[np.int64] | None
     jobs: dict[str, Job]  # by variable, for maps of this axis (rows) by the last other dimension (columns)
     categorical: tuple[str, ...]  # codes, which take that of the source cell with the largest overlap
-    words: str  # for the history of a file
+    description: str  # for the history of a file
     notes: tuple[str, ...] = ()  # the variables that are totals
 
 
@@ -86,25 +87,26 @@ def plan_axis(
     source = read_axis(ds, dim)
     if factor is not None:
         target_cells = source.refine(check_factor(factor))
-        parts, words = Subcells.from_nested(source.axis, target_cells.axis, check_factor(factor)), f"{dim} x{factor}"
+        subcells = Subcells.from_nested(source.axis, target_cells.axis, check_factor(factor))
+        description = f"{dim} x{factor}"
     else:
         target_cells = target_axis(source, target)
-        parts = Subcells.between(source.axis, target_cells.axis)
-        words = f"{dim} -> {target if isinstance(target, str) else 'target'} ({target_cells.axis.size} cells)"
-    names, lines = without_directions(ds, require_variables(ds, source, request.data_vars), request.data_vars)
-    for line in lines:
-        warnings.warn(line, UserWarning, stacklevel=2)
+        subcells = Subcells.between(source.axis, target_cells.axis)
+        description = f"{dim} -> {target if isinstance(target, str) else 'target'} ({target_cells.axis.size} cells)"
+    names, messages = without_directions(ds, require_variables(ds, source, request.data_vars), request.data_vars)
+    for message in messages:
+        warnings.warn(message, UserWarning, stacklevel=2)
     codes = tuple(name for name in names if is_categorical(ds[name]))
-    piece_indices = _whole_parts(parts)
-    operator = _operators(source.axis, parts, factor is not None, request)
+    piece_indices = _target_pieces(subcells)
+    operator = _operator_factory(source.axis, subcells, factor is not None, request)
     jobs = {}
     for name in names:
         if name not in codes:
-            _warn_of_points(ds[name], name, source)
-            jobs[name] = _job(ds[name], name, source, parts, piece_indices, operator, request)
+            _warn_of_point_values(ds[name], name, source)
+            jobs[name] = _build_job(ds[name], name, source, subcells, piece_indices, operator, request)
     totals = [name for name, job in jobs.items() if job.extensive and request.quantity_for(name) is None]
     notes = tuple(f"{name}: sums along {dim}, {axis_quantity(ds[name], source)[1]}" for name in totals)
-    return AxisPlan(source, target_cells, parts, piece_indices, jobs, codes, words, notes)
+    return AxisPlan(source, target_cells, subcells, piece_indices, jobs, codes, description, notes)
 
 
 def _require_usable(dim: str, factor: Any, target: Any, request: Request) -> None:
@@ -124,59 +126,65 @@ def _require_usable(dim: str, factor: Any, target: Any, request: Request) -> Non
         )
 
 
-def _whole_parts(parts: Subcells) -> NDArray[np.int64] | None:
+def _target_pieces(subcells: Subcells) -> NDArray[np.int64] | None:
     """Return the piece that equals each target cell, or None if a target cell is not exactly one piece."""
-    pieces = np.flatnonzero(parts.owner >= 0)
-    counts = np.bincount(parts.owner[pieces], minlength=parts.target.size)
-    if (counts != 1).any() or (parts.covered_fraction < 1 - SLACK).any():
+    pieces = np.flatnonzero(subcells.owner >= 0)
+    counts = np.bincount(subcells.owner[pieces], minlength=subcells.target.size)
+    if (counts != 1).any() or (subcells.covered_fraction < 1 - SLACK).any():
         return None
-    return pieces[np.argsort(parts.owner[pieces], kind="stable")]
+    return pieces[np.argsort(subcells.owner[pieces], kind="stable")]
 
 
-def _warn_of_points(variable: xr.DataArray, name: str, line: BoundedAxis) -> None:
-    if "point" in methods_along(variable, line.dim, line.name, *(["time"] if line.clock is not None else [])):
+def _warn_of_point_values(variable: xr.DataArray, name: str, axis: BoundedAxis) -> None:
+    if "point" in methods_along(variable, axis.dim, axis.name, *(["time"] if axis.clock is not None else [])):
         warnings.warn(
-            f"{name}: 'point' values along {line.name!r} are taken for means over its cells", UserWarning, stacklevel=5
+            f"{name}: 'point' values along {axis.name!r} are taken for means over its cells", UserWarning, stacklevel=5
         )
 
 
-def _operators(axis: CellAxis, parts: Subcells, equal: bool, request: Request) -> Any:
+def _operator_factory(axis: CellAxis, subcells: Subcells, nested: bool, request: Request) -> Any:
     """Return a cached function from a number of columns to grids, upsampler and aggregation."""
 
     @cache
-    def of(columns: int) -> tuple[RectilinearGrid, Any, tuple[Subcells, Subcells], Any, Aggregation]:
+    def build(columns: int) -> tuple[RectilinearGrid, Any, tuple[Subcells, Subcells], Any, Aggregation]:
         columns_axis = Subcells.from_factor(CellAxis(np.arange(columns + 1.0), "index"), 1)
-        grid, pair = RectilinearGrid(axis, columns_axis.coarse), (parts, columns_axis)
-        fine = RectilinearGrid(parts.target, columns_axis.target) if equal else SubcellGrid(*pair)
-        cells = Aggregation(parts.area_fraction, columns_axis.area_fraction, parts.count, 1)
+        grid, pair = RectilinearGrid(axis, columns_axis.coarse), (subcells, columns_axis)
+        fine = RectilinearGrid(subcells.target, columns_axis.target) if nested else SubcellGrid(*pair)
+        cells = Aggregation(subcells.area_fraction, columns_axis.area_fraction, subcells.count, 1)
         return grid, fine, pair, operator(str(request.method), grid, pair, request.taps, request.line_order), cells
 
-    return of
+    return build
 
 
-def _job(
-    variable: xr.DataArray, name: str, line: BoundedAxis, parts: Subcells, whole: Any, operators: Any, request: Request
+def _build_job(
+    variable: xr.DataArray,
+    name: str,
+    axis: BoundedAxis,
+    subcells: Subcells,
+    piece_indices: Any,
+    operators: Any,
+    request: Request,
 ) -> Job:
-    other_sizes = [size for dim, size in variable.sizes.items() if dim != line.dim]
-    grid, fine, subcells, operator, cells = operators(other_sizes[-1] if other_sizes else 1)
-    extensive = (request.quantity_for(name) or axis_quantity(variable, line)[0]) == "extensive"
+    other_sizes = [size for dim, size in variable.sizes.items() if dim != axis.dim]
+    grid, fine, axis_pair, operator, cells = operators(other_sizes[-1] if other_sizes else 1)
+    extensive = (request.quantity_for(name) or axis_quantity(variable, axis)[0]) == "extensive"
     return Job(
         upscaler=operator,
         coarse=grid,
         fine=fine,
         cells=cells,
-        target=None if whole is not None else subcells,
+        target=None if piece_indices is not None else axis_pair,
         **job_settings(variable, name, request, extensive),
     )
 
 
-def axis_quantity(variable: xr.DataArray, line: BoundedAxis) -> tuple[str, str]:
+def axis_quantity(variable: xr.DataArray, axis: BoundedAxis) -> tuple[str, str]:
     """Return whether values are sums over the cells of an axis ("extensive") or means ("intensive"), and why."""
-    if line.clock is not None:
-        return quantity_over_time(variable, line.dim, line.name)
+    if axis.clock is not None:
+        return quantity_over_time(variable, axis.dim, axis.name)
     # The last cell method describes the values.
-    method = (methods_along(variable, line.dim, line.name) or ["mean"])[-1]
-    return ("extensive" if method == "sum" else "intensive"), f"by cell_methods, {method} along {line.name}"
+    method = (methods_along(variable, axis.dim, axis.name) or ["mean"])[-1]
+    return ("extensive" if method == "sum" else "intensive"), f"by cell_methods, {method} along {axis.name}"
 
 
 def apply_axis_plan(ds: xr.Dataset, plan: AxisPlan, request: Request) -> xr.Dataset:
@@ -189,7 +197,7 @@ def apply_axis_plan(ds: xr.Dataset, plan: AxisPlan, request: Request) -> xr.Data
             variables[name] = _refine_variable(variable, plan.jobs[str(name)], plan)
             _mark_sums(variables[name], plan.jobs[str(name)], plan.source)
             variables[name].encoding = {
-                **{key: variable.encoding[key] for key in KEPT_ENCODING if key in variable.encoding},
+                **{key: variable.encoding[key] for key in VALID_ENCODING if key in variable.encoding},
                 SOURCES: sources_of(ds),
             }
         elif name in plan.categorical:
@@ -216,28 +224,28 @@ def _refine_variable(variable: xr.DataArray, job: Job, plan: AxisPlan) -> xr.Var
     if isinstance(data, da.Array):
         data = data if job.target is None else data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
         data = fit_chunks(data, job)
-    fine = _select_rows(apply(job, data), plan.whole)
+    fine = _select_rows(apply(job, data), plan.piece_indices)
     fine = fine if other_dims else fine[:, 0]
     return xr.Variable(array.dims, fine, dict(variable.attrs)).transpose(*variable.dims)
 
 
-def _mark_sums(made: xr.Variable, job: Job, line: BoundedAxis) -> None:
+def _mark_sums(fine: xr.Variable, job: Job, axis: BoundedAxis) -> None:
     """Add "sum" to the cell methods of sums over periods that were recognised by name and units only."""
-    field = xr.DataArray(made)
-    if job.extensive and line.clock is not None and not methods_along(field, line.dim, line.name, "time"):
-        made.attrs["cell_methods"] = f"{made.attrs.get('cell_methods', '')} {line.name}: sum".strip()
+    field = xr.DataArray(fine)
+    if job.extensive and axis.clock is not None and not methods_along(field, axis.dim, axis.name, "time"):
+        fine.attrs["cell_methods"] = f"{fine.attrs.get('cell_methods', '')} {axis.name}: sum".strip()
 
 
-def _select_rows(fine: Any, whole: NDArray[np.int64] | None) -> Any:
+def _select_rows(fine: Any, piece_indices: NDArray[np.int64] | None) -> Any:
     """Return the rows of the pieces that are target cells, in target order; blocks are not changed."""
-    if whole is None or np.array_equal(whole, np.arange(fine.shape[-2])):
+    if piece_indices is None or np.array_equal(piece_indices, np.arange(fine.shape[-2])):
         return fine
-    if not isinstance(fine, da.Array) or (np.diff(whole) < 0).any():
-        return fine[..., whole, :]
+    if not isinstance(fine, da.Array) or (np.diff(piece_indices) < 0).any():
+        return fine[..., piece_indices, :]
     ends = np.cumsum(fine.chunks[-2])
     pieces, start = [], 0
     for end in ends.tolist():
-        rows = whole[(whole >= start) & (whole < end)] - start
+        rows = piece_indices[(piece_indices >= start) & (piece_indices < end)] - start
         if rows.size:
             pieces.append(fine[..., start:end, :][..., rows, :])
         start = end
@@ -246,7 +254,7 @@ def _select_rows(fine: Any, whole: NDArray[np.int64] | None) -> Any:
 
 def _repeat_largest(variable: xr.DataArray, plan: AxisPlan) -> xr.Variable:
     """Return codes on the target cells: each takes that of the source cell that covers most of it."""
-    if (plan.parts.covered_fraction < SLACK).any():
+    if (plan.subcells.covered_fraction < SLACK).any():
         raise GridError(
             f"expected a target within the axis for the codes {variable.name!r}, received one beyond it; crop it"
         )

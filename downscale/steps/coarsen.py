@@ -52,9 +52,9 @@ def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayO
     factors = parse_factor(factor, where)
     grid = where.grid.coarsen(*factors)
     cells = Aggregation.between(grid, where.grid)
-    names, lines = without_directions(ds, horizontal_variables(ds, where), None)
-    for line in lines:
-        warnings.warn(line, UserWarning, stacklevel=2)
+    names, messages = without_directions(ds, horizontal_variables(ds, where), None)
+    for message in messages:
+        warnings.warn(message, UserWarning, stacklevel=2)
     fields = {}
     for key in names:
         extensive = quantity_of(ds[key]) == "extensive"
@@ -62,8 +62,9 @@ def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayO
         codes = is_categorical(ds[key])
         array = ds[key].transpose(..., *where.dims)
         dtype = array.dtype if codes or array.dtype.kind == "f" else np.dtype("f8")
-        data = _mapped(_largest(cells) if codes else _mean(cells, areas, na_thres), array.data, cells, dtype)
-        attrs = {**ds[key].attrs, **_related(ds[key])}
+        reduction = _majority_reduction(cells) if codes else _mean_reduction(cells, areas, na_thres)
+        data = _reduce_maps(reduction, array.data, cells, dtype)
+        attrs = {**ds[key].attrs, **_link_attributes(ds[key])}
         fields[key] = xr.DataArray(data, dims=array.dims, attrs=attrs).transpose(*ds[key].dims).variable
     coordinates = new_coordinates(ds, where, grid)
     dims = set(where.dims)
@@ -72,13 +73,15 @@ def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayO
     return fine if name is None else as_array(fine, name, obj)
 
 
-def _related(variable: xr.DataArray) -> dict[str, str]:
+def _link_attributes(variable: xr.DataArray) -> dict[str, str]:
     """Return the attributes that link a field to its areas and its grid mapping."""
     mapping = mapping_name(variable)
     return {"cell_measures": f"area: {AREA}", **({} if mapping is None else {"grid_mapping": mapping})}
 
 
-def _mean(cells: Aggregation, areas: tuple[Any, Any] | None, na_thres: float) -> Callable[[np.ndarray], np.ndarray]:
+def _mean_reduction(
+    cells: Aggregation, areas: tuple[Any, Any] | None, na_thres: float
+) -> Callable[[np.ndarray], np.ndarray]:
     def mean(block: np.ndarray) -> np.ndarray:
         values = block.astype(np.float64)
         values = values if areas is None else values / areas[0]
@@ -94,7 +97,7 @@ def _mean(cells: Aggregation, areas: tuple[Any, Any] | None, na_thres: float) ->
     return mean
 
 
-def _largest(cells: Aggregation) -> Callable[[np.ndarray], np.ndarray]:
+def _majority_reduction(cells: Aggregation) -> Callable[[np.ndarray], np.ndarray]:
     def largest(block: np.ndarray) -> np.ndarray:
         valid = block == block
         codes = np.unique(block[valid])
@@ -107,18 +110,20 @@ def _largest(cells: Aggregation) -> Callable[[np.ndarray], np.ndarray]:
     return largest
 
 
-def _mapped(reduction: Callable[[np.ndarray], np.ndarray], data: Any, cells: Aggregation, kind: np.dtype[Any]) -> Any:
+def _reduce_maps(
+    reduction: Callable[[np.ndarray], np.ndarray], data: Any, cells: Aggregation, dtype: np.dtype[Any]
+) -> Any:
     """Return coarse maps by a reduction of whole fine maps, a few at a time for lazy data."""
 
-    def reduced(block: np.ndarray) -> np.ndarray:
-        return reduction(block).astype(kind)
+    def reduce_block(block: np.ndarray) -> np.ndarray:
+        return reduction(block).astype(dtype)
 
     if not isinstance(data, da.Array):
-        return reduced(np.asarray(data))
+        return reduce_block(np.asarray(data))
     maps = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
     shape = cells.coarse_shape
     chunks = (*maps.chunks[:-2], (shape[0],), (shape[1],))
-    return maps.map_blocks(reduced, chunks=chunks, dtype=kind, meta=np.empty((0,) * data.ndim, kind))
+    return maps.map_blocks(reduce_block, chunks=chunks, dtype=dtype, meta=np.empty((0,) * data.ndim, dtype))
 
 
 def cell_area(obj: XarrayObject) -> xr.DataArray:

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from downscale.deconvolution.blur import Blur
     from downscale.deconvolution.richardson_lucy import Solution
 
-KEPT_ENCODING = ("grid_mapping", "cell_measures")
+VALID_ENCODING = ("grid_mapping", "cell_measures")
 # Arguments of all functions of this module.
 COMMON = ("dims", "data_vars", "device", "keep_attrs")
 # Variables reported for each map.
-CHOICES = ("iterations", "parameter", "noise", "misfit")
+MAP_PARAMETERS = ("iterations", "parameter", "noise", "misfit")
 # Options of each method.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "richardson_lucy": ("noise", "iterations", "damping"),
@@ -59,9 +59,9 @@ class DeconvolutionMethod:
     def __init__(self, method: str = "richardson_lucy", **options: Any) -> None:
         if method not in OPTIONS:
             raise OptionError(f"expected a method among {listing(OPTIONS)}, received {method!r}")
-        known = sum(OPTIONS.values(), ())
+        option_names = sum(OPTIONS.values(), ())
         self.method = method
-        self.options = {name: v for name, v in options.items() if v is not None or name not in known}
+        self.options = {name: v for name, v in options.items() if v is not None or name not in option_names}
         for name in self.options:
             if name not in OPTIONS[method]:
                 raise OptionError(
@@ -163,7 +163,7 @@ def _replace_variables(
         variables = compute(ds[name], plan, device)
         fine = fine.assign(variables if keep_attrs else {**variables, name: variables[name].drop_attrs()})
         # The encoding that still applies.
-        encoding = {key: ds[name].encoding[key] for key in KEPT_ENCODING if key in ds[name].encoding}
+        encoding = {key: ds[name].encoding[key] for key in VALID_ENCODING if key in ds[name].encoding}
         fine[name].encoding = {**encoding, SOURCES: sources_of(ds)}
     return fine
 
@@ -233,7 +233,7 @@ def plan_deconvolution(
         instrument, core_dims = Instrument(shape, where.grid), where.dims
     else:
         core_dims = (dims,) if isinstance(dims, str) else tuple(map(str, dims))
-        names = _named(ds, core_dims, data_vars)
+        names = _variables_along(ds, core_dims, data_vars)
         instrument = Instrument(shape, None, tuple(ds.sizes[dim] for dim in core_dims))
     if not names:
         raise InputError(f"expected a numeric field along {listing(core_dims)}, received none; name it in data_vars")
@@ -242,13 +242,13 @@ def plan_deconvolution(
     return DeconvolutionPlan(instrument, method or DeconvolutionMethod(), core_dims, tuple(names))
 
 
-def _named(ds: xr.Dataset, dims: tuple[str, ...], wanted: Any) -> list[str]:
+def _variables_along(ds: xr.Dataset, dims: tuple[str, ...], data_vars: Any) -> list[str]:
     """Return the variables along named dimensions."""
     missing_dims = [dim for dim in dims if dim not in ds.dims]
     if missing_dims or not 1 <= len(dims) <= 3 or len(set(dims)) != len(dims):
         raise OptionError(f"expected one to three dims among {listing(ds.dims)}, received {listing(dims)}")
     legal = [str(n) for n, v in ds.data_vars.items() if set(dims) <= set(v.dims) and v.dtype.kind in "fiu"]
-    names = legal if wanted is None else [wanted] if isinstance(wanted, str) else list(wanted)
+    names = legal if data_vars is None else [data_vars] if isinstance(data_vars, str) else list(data_vars)
     for name in names:
         if name not in legal:
             raise InputError(f"expected a variable among {listing(legal)}, received {name!r}")
@@ -265,7 +265,7 @@ def _deconvolve_variable(variable: xr.DataArray, plan: DeconvolutionPlan, device
         core = ",".join(f"c{axis}" for axis in range(axes))
         field, choices = da.apply_gufunc(
             block, f"({core})->({core}),(choice)", whole_maps(array.data, axes),
-            output_sizes={"choice": len(CHOICES)}, meta=(np.empty((0,), dtype), np.empty((0,), np.float64)),
+            output_sizes={"choice": len(MAP_PARAMETERS)}, meta=(np.empty((0,), dtype), np.empty((0,), np.float64)),
         )  # fmt: skip
     else:
         field, choices = block(np.asarray(array.data))
@@ -278,7 +278,7 @@ def _deconvolve_variable(variable: xr.DataArray, plan: DeconvolutionPlan, device
         name: array.copy(data=field).transpose(*variable.dims),
         **{
             f"{name}_{key}": xr.DataArray(
-                choices[..., CHOICES.index(key)], coords, maps,
+                choices[..., MAP_PARAMETERS.index(key)], coords, maps,
                 attrs={"long_name": f"{words} in the deconvolution of {name}", "units": unit},
             )
             for key, (words, unit) in descriptions.items()
@@ -297,7 +297,7 @@ def _deconvolve_maps(
     shape, cell = plan.instrument.shape, 1.0 if area is None else area
     maps = finite_or_missing(np.asarray(values), name).reshape(-1, *shape)
     lane = Lane(pick_device(device))
-    fine, choices = np.full(maps.shape, np.nan, dtype), np.full((len(maps), len(CHOICES)), np.nan)
+    fine, choices = np.full(maps.shape, np.nan, dtype), np.full((len(maps), len(MAP_PARAMETERS)), np.nan)
     for index, map_values in enumerate(maps):
         valid = np.isfinite(map_values)
         if valid.any():
@@ -305,8 +305,8 @@ def _deconvolve_maps(
             solution = plan.method(data, cached_blur(plan.instrument, valid, data))
             field = lane.fetch(solution.field, np.dtype(np.float64))() * cell
             fine[index] = np.where(valid, field, np.nan)
-            choices[index] = [getattr(solution, key) for key in CHOICES]
-    return fine.reshape(values.shape), choices.reshape(*values.shape[: values.ndim - len(shape)], len(CHOICES))
+            choices[index] = [getattr(solution, key) for key in MAP_PARAMETERS]
+    return fine.reshape(values.shape), choices.reshape(*values.shape[: values.ndim - len(shape)], len(MAP_PARAMETERS))
 
 
 def fluxes(before: xr.Dataset, after: xr.Dataset, plan: DeconvolutionPlan) -> dict[str, Any]:
@@ -321,7 +321,7 @@ def fluxes(before: xr.Dataset, after: xr.Dataset, plan: DeconvolutionPlan) -> di
         weight = 1.0 if quantity_of(before[name]) == "extensive" else weights
         sums = [float((ds[name].astype("f8") * weight).sum()) for ds in (before, after)]
         size = float((np.abs(before[name].astype("f8")) * weight).sum())
-        choices = {key: after[f"{name}_{key}"].values for key in CHOICES if f"{name}_{key}" in after}
+        choices = {key: after[f"{name}_{key}"].values for key in MAP_PARAMETERS if f"{name}_{key}" in after}
         facts[name] = {
             "flux_before": sums[0],
             "flux_after": sums[1],

@@ -17,30 +17,30 @@ from downscale.request import Request
 from downscale.version import __version__
 
 if TYPE_CHECKING:
-    from downscale.steps.prepare import Prepared
+    from downscale.steps.prepare import MapPlan
 
 PENALTY_ATTRS = ("base_gradient", "ratio", "weight", "iterations")
 
 
-def set_attributes(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: bool) -> xr.Dataset:
+def set_attributes(fine: xr.Dataset, ds: xr.Dataset, map_plan: MapPlan, keep_attrs: bool) -> xr.Dataset:
     """Return a result with its attributes and encodings, set in place."""
     origins = {str(name): name for name in fine.data_vars}
-    if prepared.event is not None:
-        origins |= dict.fromkeys(prepared.event.names, next(iter(prepared.jobs)))
+    if map_plan.event is not None:
+        origins |= dict.fromkeys(map_plan.event.names, next(iter(map_plan.jobs)))
     tables = (references(variable) for variable in ds.variables.values() if ds.coords)
     terms = {name for table in tables for key, names in table.items() if key != "coordinates" for name in names}
     terms &= set(map(str, ds.coords))
     for name in fine.data_vars:
         origin = origins[str(name)]
-        if not keep and name == origin:
+        if not keep_attrs and name == origin:
             fine[name].attrs = {}
         if origin in ds.coords and origin not in terms:
             # Auxiliary coordinates give the location; some readers take a coordinate that names itself for a field.
             for key in ("cell_measures", "grid_mapping"):
                 fine[name].attrs.pop(key, None)
-        elif origin in prepared.jobs or origin in prepared.categorical or origin in terms:
+        elif origin in map_plan.jobs or origin in map_plan.categorical or origin in terms:
             fine[name].attrs["cell_measures"] = f"area: {AREA}"
-            mapping = _mapping_name(ds[origin], prepared)
+            mapping = _mapping_name(ds[origin], map_plan)
             fine[name].attrs.pop("grid_mapping", None)
             if mapping is not None:
                 fine[name].attrs["grid_mapping"] = mapping
@@ -50,58 +50,58 @@ def set_attributes(fine: xr.Dataset, ds: xr.Dataset, prepared: Prepared, keep: b
         keys = ("units", "calendar", "dtype") if name in ds.variables and fine[name].dtype.kind in "mMO" else ()
         if name in ds.variables:
             fine[name].encoding.update({key: ds[name].encoding[key] for key in keys if key in ds[name].encoding})
-    for name in (name for name, origin in origins.items() if origin in prepared.jobs):
+    for name in (name for name, origin in origins.items() if origin in map_plan.jobs):
         fine[name].encoding[SOURCES] = sources_of(ds)
     # Keep the time dimension unlimited: tools that join files along time need it.
-    records = set(ds.encoding.get("unlimited_dims", ())) - set(prepared.where.dims)
+    records = set(ds.encoding.get("unlimited_dims", ())) - set(map_plan.where.dims)
     fine.encoding["unlimited_dims"] = records & set(map(str, fine.dims))
     fine.attrs = dict(ds.attrs)
     return fine
 
 
-def add_history(fine: xr.Dataset, words: str) -> xr.Dataset:
+def add_history(fine: xr.Dataset, settings: str) -> xr.Dataset:
     """Return a result with a new first line of its history, set in place."""
-    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    words = printable(words)
-    line, history = f"{stamp} downscale {__version__}: {words}", as_text(fine.attrs.get("history", ""))
+    time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    settings = printable(settings)
+    line, history = f"{time} downscale {__version__}: {settings}", as_text(fine.attrs.get("history", ""))
     fine.attrs["history"] = line + (f"\n{history}" if history else "")
     fine.attrs["downscale_version"] = __version__
-    fine.attrs["downscale_settings"] = words
+    fine.attrs["downscale_settings"] = settings
     return fine
 
 
-def _mapping_name(variable: xr.DataArray, prepared: Prepared) -> str | None:
+def _mapping_name(variable: xr.DataArray, map_plan: MapPlan) -> str | None:
     """Return the grid mapping of a variable of the result: its own, or that of the target grid."""
-    return mapping_name(variable) if prepared.target.grid is None else mapping_among(prepared.target.grid.coords)
+    return mapping_name(variable) if map_plan.target.grid is None else mapping_among(map_plan.target.grid.coords)
 
 
-def describe_request(request: Request, prepared: Prepared | None, steps: list[str]) -> str:
+def describe_request(request: Request, map_plan: MapPlan | None, steps: list[str]) -> str:
     """Return the settings of a run in one line, for the history of a file; ``steps`` are those along other axes."""
     method = name_of(request.method)
-    words = list(steps)
-    if prepared is not None:
-        target, dims = prepared.target, prepared.where.dims
+    settings = list(steps)
+    if map_plan is not None:
+        target, dims = map_plan.target, map_plan.where.dims
         cells = None if target.axes is None else "to {} x {} cells".format(*target.axes.grid.shape)
-        words += [cells] if cells else [f"{dim} x{factor}" for dim, factor in zip(dims, target.factors, strict=True)]
-    words.append(f"method={method}")
-    if prepared is not None and (request.members is not None or find_method(request.method).members):
-        words.append(f"members={request.members or 1} seed={request.seed}")
+        settings += [cells] if cells else [f"{dim} x{factor}" for dim, factor in zip(dims, target.factors, strict=True)]
+    settings.append(f"method={method}")
+    if map_plan is not None and (request.members is not None or find_method(request.method).members):
+        settings.append(f"members={request.members or 1} seed={request.seed}")
     if request.smoothing is not None:
-        words.append(f"smoothing={request.smoothing:g}")
+        settings.append(f"smoothing={request.smoothing:g}")
     if method == "sobolev":
-        words.append(f"taps={request.taps} order={(request.map_order if prepared else request.line_order):g}")
-    conserves = prepared is None or prepared.event is None
-    words.append(f"conserve={request.conserve if conserves else None}")
+        settings.append(f"taps={request.taps} order={(request.map_order if map_plan else request.line_order):g}")
+    conserves = map_plan is None or map_plan.event is None
+    settings.append(f"conserve={request.conserve if conserves else None}")
     if request.footprint is not None:
-        words.append(f"footprint={pick_psf(request.footprint)}")
+        settings.append(f"footprint={pick_psf(request.footprint)}")
     if request.mask is not None:
-        words.append("mask=given")
+        settings.append("mask=given")
     if request.na_thres != 1:
-        words.append(f"na_thres={request.na_thres:g}")
+        settings.append(f"na_thres={request.na_thres:g}")
     if request.lapse_rate is not None:
         rate = request.lapse_rate
-        words.append(f"lapse_rate={rate:g}" if isinstance(rate, (int, float)) else "lapse_rate=field")
+        settings.append(f"lapse_rate={rate:g}" if isinstance(rate, (int, float)) else "lapse_rate=field")
     if request.terrain_penalty is not None:
         values = (f"{key}={getattr(request.terrain_penalty, key):g}" for key in PENALTY_ATTRS)
-        words.append(f"terrain_penalty({' '.join(values)})")
-    return ", ".join(words)
+        settings.append(f"terrain_penalty({' '.join(values)})")
+    return ", ".join(settings)

@@ -30,107 +30,109 @@ from downscale.methods.members import numbers_of, order_of, with_members
 from downscale.steps.jobs import fit_chunks
 
 if TYPE_CHECKING:
-    from downscale.steps.prepare import Prepared
+    from downscale.steps.prepare import MapPlan
 
 CODE_ENCODING = ("dtype", "_FillValue", "missing_value")
 MISSING_FLAG = np.int8(-1)
 
 
-def horizontal_last(array: xr.DataArray, prepared: Prepared) -> xr.DataArray:
+def horizontal_last(array: xr.DataArray, map_plan: MapPlan) -> xr.DataArray:
     """Return a variable with rows and columns as its last dimensions."""
-    return array.transpose(..., *prepared.where.dims)
+    return array.transpose(..., *map_plan.where.dims)
 
 
-def fine_variable(variable: xr.DataArray, job: Job, prepared: Prepared) -> xr.Variable:
+def fine_variable(variable: xr.DataArray, job: Job, map_plan: MapPlan) -> xr.Variable:
     """Return the fine field of one variable, with dimensions in the original order."""
-    request = prepared.request
-    array = horizontal_last(variable, prepared)
+    request = map_plan.request
+    array = horizontal_last(variable, map_plan)
     if request.members is not None:
         array = with_members(array, request.members)
-    if prepared.instrument is not None:
-        work = FootprintWork(job, prepared.instrument, request.map_order, _valid_cells(prepared))
+    if map_plan.instrument is not None:
+        work = FootprintWork(job, map_plan.instrument, request.map_order, _valid_cells(map_plan))
         fine_maps = xr.Variable(array.dims, fine_field(work, array.data), dict(variable.attrs))
         return fine_maps.transpose(*variable.dims)
-    data = fit_chunks(array.data, job, other_memory(variable, job, prepared))
-    statics = _block_statics(job, prepared)
+    data = fit_chunks(array.data, job, other_memory(variable, job, map_plan))
+    statics = _block_statics(job, map_plan)
     numbers = numbers_of(array) if job.capabilities.with_noise is not None else None
-    has_inputs = numbers is not None or (job.inputs > 1 and prepared.model is not None)
-    inputs = inputs_of(array, data, prepared.model, numbers) if has_inputs else data
+    has_inputs = numbers is not None or (job.inputs > 1 and map_plan.model is not None)
+    inputs = inputs_of(array, data, map_plan.model, numbers) if has_inputs else data
     fine = apply(job, inputs, statics)
-    if request.conserve == "total" and not _keeps_total(job, prepared):
-        fine = _total_restored(data, fine, job)
+    if request.conserve == "total" and not _conserves_total(job, map_plan):
+        fine = _restore_total(data, fine, job)
     result = xr.Variable(array.dims, fine, dict(variable.attrs))
     return result.transpose(*(order_of(variable.dims, array.dims) if request.members is not None else variable.dims))
 
 
-def _valid_cells(prepared: Prepared) -> Any:
-    mask = prepared.statics.get("mask")
+def _valid_cells(map_plan: MapPlan) -> Any:
+    mask = map_plan.statics.get("mask")
     return None if mask is None else np.asarray(mask) > 0.5
 
 
-def _keeps_total(job: Job, prepared: Prepared) -> bool:
+def _conserves_total(job: Job, map_plan: MapPlan) -> bool:
     """Return whether the method itself conserves the total: kernels do with whole cells and a constant lapse rate."""
-    is_exact = "mask" not in prepared.statics and isinstance(prepared.lapse_rate, (int, float, type(None)))
+    is_exact = "mask" not in map_plan.statics and isinstance(map_plan.lapse_rate, (int, float, type(None)))
     return is_exact and job.cells.cell_fraction is None and "cell" in job.upscaler.laws
 
 
-def static_names(job: Job, prepared: Prepared) -> frozenset[str]:
+def static_names(job: Job, map_plan: MapPlan) -> frozenset[str]:
     """Return the names of the fine static fields that the blocks use."""
-    names = {"mask"} & set(prepared.statics) | set(() if prepared.model is None else prepared.model.statics)
-    has_orog = "orog" in prepared.statics
+    names = {"mask"} & set(map_plan.statics) | set(() if map_plan.model is None else map_plan.model.statics)
+    has_orog = "orog" in map_plan.statics
     names |= {"orog"} if has_orog and job.refinement is not None else set()
-    return frozenset(names | ({"terrain"} if has_orog and prepared.lapse_rate is not None else set()))
+    return frozenset(names | ({"terrain"} if has_orog and map_plan.lapse_rate is not None else set()))
 
 
-def other_memory(array: xr.DataArray, job: Job, prepared: Prepared) -> Beside:
+def other_memory(array: xr.DataArray, job: Job, map_plan: MapPlan) -> Beside:
     """Return the memory that a run holds besides the blocks of a variable, without reading values."""
     cells, chunk, reads_file = int(np.prod(job.fine.shape)), 0, False
     if array.chunks is not None:
         chunk = int(np.prod([max(sizes) for sizes in array.chunks])) * array.dtype.itemsize
-        reads_file = "source" in array.encoding or any(map(_reads, array.data.dask.layers))
-    return Beside.of(cells, static_names(job, prepared), _grid_copies(job, prepared, cells), chunk, reads_file)
+        reads_file = "source" in array.encoding or any(map(_reads_file, array.data.dask.layers))
+    return Beside.of(cells, static_names(job, map_plan), _count_grid_copies(job, map_plan, cells), chunk, reads_file)
 
 
-def _reads(layer: Any) -> bool:
+def _reads_file(layer: Any) -> bool:
     """Return whether a layer of a graph reads a file, by xarray's naming."""
     return str(layer).startswith("open_dataset-")
 
 
-def _grid_copies(job: Job, prepared: Prepared, cells: int) -> int:
+def _count_grid_copies(job: Job, map_plan: MapPlan, cells: int) -> int:
     """Return how many copies of the fine cells areas and positions take; none if both are products of axes."""
     if isinstance(job.fine, SubcellGrid):
         return 0
     copies = 0 if job.fine.separable else AREA_COPIES
-    if prepared.where.positions is not None:
+    if map_plan.where.positions is not None:
         copies += CORNER_COPIES if cells <= MOST_CORNERS else POSITION_COPIES
     return copies + POLYGON_COPIES * isinstance(job.fine, CurvilinearGrid)
 
 
-def _block_statics(job: Job, prepared: Prepared) -> dict[str, Any]:
+def _block_statics(job: Job, map_plan: MapPlan) -> dict[str, Any]:
     """Return the fine fields that the blocks need: orography for the penalty, and the terrain term to add."""
-    orog = prepared.statics.get("orog")
-    statics = {name: static for name, static in prepared.statics.items() if name == "mask"}
-    statics.update({} if prepared.model is None else prepared.model.statics)
+    orog = map_plan.statics.get("orog")
+    statics = {name: static for name, static in map_plan.statics.items() if name == "mask"}
+    statics.update({} if map_plan.model is None else map_plan.model.statics)
     if orog is None:
         return statics
     if job.refinement is not None:
         statics["orog"] = orog
-    if prepared.lapse_rate is not None:
-        term = dask.delayed(_terrain_term, pure=True)(orog, prepared.lapse_rate, job)
-        statics["terrain"] = da.from_delayed(term, prepared.fine.shape, np.float64)
+    if map_plan.lapse_rate is not None:
+        term = dask.delayed(_terrain_term, pure=True)(orog, map_plan.lapse_rate, job)
+        statics["terrain"] = da.from_delayed(term, map_plan.fine.shape, np.float64)
     return statics
 
 
 def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:
     """Return ``Gamma (z - U A z)``: the orography that the coarse grid does not resolve; its cell means are zero."""
-    plain = replace(job, extensive=False, conserve="cell", bounds=(None, None), refinement=None, dtype=np.dtype("f8"),
-                    check="skip", target=None)  # fmt: skip
+    kernel_job = replace(
+        job, extensive=False, conserve="cell", bounds=(None, None), refinement=None, dtype=np.dtype("f8"), check="skip",
+        target=None,
+    )  # fmt: skip
     rows, columns = (Span(0, n, n) for n in job.coarse.shape)
-    smooth_orog = compute_block(job.cells.mean(orog), plain, Cut(rows, rows, rows), Cut(columns, columns, columns))
+    smooth_orog = compute_block(job.cells.mean(orog), kernel_job, Cut(rows, rows, rows), Cut(columns, columns, columns))
     return np.asarray(rate) * (orog - smooth_orog)
 
 
-def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
+def _restore_total(coarse: Any, fine: Any, job: Job) -> Any:
     """Return maps shifted so that their area integrals over valid cells are those of the coarse maps."""
     xp = da if isinstance(fine, da.Array) else np
 
@@ -145,41 +147,41 @@ def _total_restored(coarse: Any, fine: Any, job: Job) -> Any:
     return (fine + shift * (area_f if job.extensive else 1.0)).astype(job.dtype)
 
 
-def event_variables(chance: xr.Variable, model: Any) -> dict[str, xr.Variable]:
+def event_variables(probability: xr.Variable, model: Any) -> dict[str, xr.Variable]:
     """Return the flag of an event and its probability, from probabilities with NaN; conservation applies to neither."""
     event, output = model.spec.event, model.spec.outputs[0]
     names, level = event.names, round(float(model.learned.decision), 2)
-    words = f"{output.name} {'>=' if event.side == 'above' else '<='} {event.threshold:g} {output.units}"
-    xp = da if isinstance(chance.data, da.Array) else np
-    flags = xp.where(xp.isfinite(chance.data), chance.data >= level, np.nan).astype(np.float32)
+    condition = f"{output.name} {'>=' if event.side == 'above' else '<='} {event.threshold:g} {output.units}"
+    xp = da if isinstance(probability.data, da.Array) else np
+    flags = xp.where(xp.isfinite(probability.data), probability.data >= level, np.nan).astype(np.float32)
     # Codes with a fill value: floats in memory, small integers in the file.
-    stored = {"dtype": np.dtype(np.int8), "_FillValue": MISSING_FLAG}
-    flag = xr.Variable(chance.dims, flags, {
-        "long_name": f"mask of {event.name} ({words})", "flag_values": np.array([0, 1], np.int8),
+    encoding = {"dtype": np.dtype(np.int8), "_FillValue": MISSING_FLAG}
+    flag_variable = xr.Variable(probability.dims, flags, {
+        "long_name": f"mask of {event.name} ({condition})", "flag_values": np.array([0, 1], np.int8),
         "flag_meanings": f"no_{event.name} {event.name}", "decision_threshold": level, "ancillary_variables": names[1],
         "comment": "made by a segmentation model; no conservation law applies to an event mask",
-    }, stored)  # fmt: skip
-    probability = xr.Variable(chance.dims, chance.data, {
-        "long_name": f"probability of {event.name} ({words})", "units": "1",
+    }, encoding)  # fmt: skip
+    probability_variable = xr.Variable(probability.dims, probability.data, {
+        "long_name": f"probability of {event.name} ({condition})", "units": "1",
         "comment": "made by a segmentation model; no conservation law applies to an event mask",
     })  # fmt: skip
-    return dict(zip(names, (flag, probability), strict=True))
+    return dict(zip(names, (flag_variable, probability_variable), strict=True))
 
 
-def repeat_codes(variable: xr.DataArray, prepared: Prepared) -> xr.Variable:
+def repeat_codes(variable: xr.DataArray, map_plan: MapPlan) -> xr.Variable:
     """Return codes on the fine cells: each takes that of its coarse cell."""
     data = variable.data
     xp = da if isinstance(data, da.Array) else np
-    for dim, factor in prepared.factors.items():
+    for dim, factor in map_plan.factors.items():
         data = xp.repeat(data, factor, axis=variable.get_axis_num(dim))
     # A fill value made the codes floats; they are stored as integers.
     encoding = {key: variable.encoding[key] for key in CODE_ENCODING if key in variable.encoding}
     return xr.Variable(variable.dims, data, dict(variable.attrs), encoding)
 
 
-def remove_dangling(made: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
-    """Remove names of variables of ``ds`` that ``made`` lacks from its attributes, in place."""
-    missing_names = {str(name) for name in ds.variables} - {str(name) for name in made.variables}
-    for variable in made.variables.values() if missing_names else ():
+def remove_dangling_references(fine: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
+    """Remove names of variables of ``ds`` that ``fine`` lacks from its attributes, in place."""
+    missing_names = {str(name) for name in ds.variables} - {str(name) for name in fine.variables}
+    for variable in fine.variables.values() if missing_names else ():
         remove_references(variable, missing_names, ds.variables)
-    return made
+    return fine

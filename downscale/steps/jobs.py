@@ -84,18 +84,18 @@ def fit_chunks(data: Any, job: Job, other: Beside = NOTHING) -> Any:
     return data
 
 
-def _band(largest: list[int], job: Job, cuttable: bool) -> tuple[int, int]:
+def _band(largest: list[int], job: Job, can_cut: bool) -> tuple[int, int]:
     """Return the rows of a band that leaves room for the features of a network, and the bytes of these features."""
     rows, columns = largest[-2:]
-    features, room = features_of(job, BATCH_VALUES, (rows, columns)), features_budget()
-    if features <= room or not cuttable:
+    features, budget = features_of(job, BATCH_VALUES, (rows, columns)), features_budget()
+    if features <= budget or not can_cut:
         return rows, features
-    halo_rows = _around(largest, job)
-    band = min(max(room * rows // features - halo_rows, halo_rows, 8), rows)
+    halo_rows = _halo_rows(largest, job)
+    band = min(max(budget * rows // features - halo_rows, halo_rows, 8), rows)
     return band, features_of(job, BATCH_VALUES, (min(band + halo_rows, rows), columns))
 
 
-def _around(largest: list[int], job: Job) -> int:
+def _halo_rows(largest: list[int], job: Job) -> int:
     """Return the rows that a band needs around its own."""
     return 2 * (job.upscaler.halo[0] + job.margin[0]) if job.upscaler.halo else largest[-2]
 
@@ -104,4 +104,4 @@ def _most_pieces(largest: list[int], axis: int, job: Job) -> int:
     """Return the maximum number of pieces of a dimension: bands are at least as wide as their halo."""
     if axis < len(largest) - 2:
         return largest[axis]
-    return max(largest[axis] // max(_around(largest, job), 8), 1)
+    return max(largest[axis] // max(_halo_rows(largest, job), 8), 1)

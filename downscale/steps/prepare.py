@@ -1,4 +1,4 @@
-"""Preparation of grids and jobs from a request and the coordinates."""
+"""The plan of horizontal downscaling: grids and jobs from a request and the coordinates."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ MODEL_KEY = "model"
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """Grids, jobs and models of a request, prepared from the coordinates before any data are read."""
+class MapPlan:
+    """The plan of horizontal downscaling: grids, jobs and models of a request, from the coordinates alone."""
 
     request: Request
     where: Horizontal  # axes of the coarse object
@@ -54,8 +54,8 @@ class Prepared:
     model: Model | None = None  # the learned model, if the method is one
     instrument: Instrument | None = None  # the footprint, if coarse values are averages weighted by one
     notes: tuple[str, ...] = ()  # on static fields
-    companions: Prepared | None = None  # of the fields among the coordinates
-    lost: dict[str, str] = field(default_factory=dict)  # coordinates to drop, with the reasons
+    coordinate_plan: MapPlan | None = None  # plan of the fields among the coordinates
+    lost_coordinates: dict[str, str] = field(default_factory=dict)  # coordinates to drop, with the reasons
 
     @property
     def fine(self) -> Any:
@@ -73,16 +73,16 @@ class Prepared:
         return dict(zip(self.where.dims, self.target.factors, strict=True))
 
 
-def prepare(ds: xr.Dataset, request: Request) -> Prepared:
-    """Return grids and jobs; raises an error if the request does not fit the object."""
+def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
+    """Return the plan of a request; raises an error if the request does not fit the object."""
     where = warn_of_plane(horizontal(ds))
-    target, method = _target_and_method(where, request)
+    target, method = _pick_target_and_method(where, request)
     _require_nested(target, request)
     names = pick_variables(ds, where, request.data_vars)
     if request.data_vars is None and is_learned(method):
         # Inputs that a model only reads may hold codes or directions.
         names = [name for name in names if name not in looked_at(method, ds)]
-    _require_named("bounds", request.bounds, names)
+    _require_variables("bounds", request.bounds, names)
     codes = tuple(name for name in names if is_categorical(ds[name]))
     if codes and not target.nests:
         raise GridError(
@@ -90,12 +90,12 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
             "cells; name other variables in data_vars, or use factor="
         )
     fields = [name for name in names if name not in codes]
-    _require_named("quantity", request.quantity, names)
-    statics, rate, notes = _statics(target.fine, where, request)
+    _require_variables("quantity", request.quantity, names)
+    statics, rate, notes = _read_statics(target.fine, where, request)
     inputs = {"orog": statics["orog"]} if "orog" in statics else {}
     if request.sftlf is not None and is_learned(method) and "sftlf" in method.spec.statics:
         inputs["sftlf"] = regrid_static(pick_mask(request.sftlf), target.fine, "sftlf", where)
-    jobs, model = _jobs(ds, fields, where, target, method, request, inputs)
+    jobs, model = _build_jobs(ds, fields, where, target, method, request, inputs)
     for array in () if model is None else model.inputs.values():
         reason = direction_reason(array)
         if reason is not None:
@@ -110,11 +110,13 @@ def prepare(ds: xr.Dataset, request: Request) -> Prepared:
         instrument = Instrument(pick_psf(request.footprint), target.fine)
         # A footprint that does not fit the cells is refused before any data are read.
         _ = instrument.kernel
-    companions, lost = _companions(ds, where, target, request)
-    return Prepared(request, where, target, jobs, codes, statics, rate, model, instrument, notes, companions, lost)
+    coordinate_plan, lost_coordinates = _plan_coordinates(ds, where, target, request)
+    return MapPlan(
+        request, where, target, jobs, codes, statics, rate, model, instrument, notes, coordinate_plan, lost_coordinates
+    )
 
 
-def _jobs(
+def _build_jobs(
     ds: xr.Dataset, names: list[str], where: Horizontal, target: Target, method: Any, request: Request,
     inputs: Mapping[str, Any],
 ) -> tuple[dict[str, Job], Model | None]:  # fmt: skip
@@ -127,7 +129,7 @@ def _jobs(
 
         refinement = TerrainRefinement(target.fine, cells, request.terrain_penalty)
     if model is not None and model.spec.event is not None:
-        request = _lawless(request, model.spec.event, ds)
+        request = _drop_conservation(request, model.spec.event, ds)
     pieces = None if target.nests else target.parts
     jobs = {}
     for name in names:
@@ -166,7 +168,9 @@ def _build_upscalers(
             upscalers = {name: cascade(kernel, cells, bounds[name], request.smoothing) for name in names}
     # The outputs of a model share their noise, whatever their names.
     key = None if model is None else MODEL_KEY
-    return {name: _add_noise(one, ds[name], where.dims, request, key) for name, one in upscalers.items()}, model
+    return {
+        name: _add_noise(upscaler, ds[name], where.dims, request, key) for name, upscaler in upscalers.items()
+    }, model
 
 
 def _require_factor(method: Any, target: Any) -> None:
@@ -194,14 +198,14 @@ def _add_noise(
     return upscaler
 
 
-def _require_named(option: str, given: Any, names: list[str]) -> None:
+def _require_variables(option: str, value: Any, names: list[str]) -> None:
     """Raise an OptionError if a per-variable option names a variable that is not downscaled."""
-    unknown = [key for key in given if key not in names] if isinstance(given, Mapping) else []
+    unknown = [key for key in value if key not in names] if isinstance(value, Mapping) else []
     if unknown:
         raise OptionError(f"expected {option} of variables among {listing(names)}, received {listing(unknown)}")
 
 
-def _lawless(request: Request, event: Event, ds: xr.Dataset) -> Request:
+def _drop_conservation(request: Request, event: Event, ds: xr.Dataset) -> Request:
     """Return the request without conservation and bounds, which do not apply to a mask."""
     if request.conserve == "total" or request.lapse_rate is not None or request.terrain_penalty is not None:
         raise OptionError(
@@ -218,7 +222,7 @@ def _lawless(request: Request, event: Event, ds: xr.Dataset) -> Request:
     return replace(request, conserve=None, bounds=None, check="skip")
 
 
-def _target_and_method(where: Horizontal, request: Request) -> tuple[Target, Any]:
+def _pick_target_and_method(where: Horizontal, request: Request) -> tuple[Target, Any]:
     """Return the fine cells and the method with models loaded, since each may define the other."""
     if not is_learned(request.method):
         return pick_target(where, request.factor, request.target_grid, request.method), request.method
@@ -240,30 +244,31 @@ def _require_nested(target: Target, request: Request) -> None:
             raise OptionError(f"expected a nested target grid with {name}, received one that cuts cells; use factor=")
 
 
-def pick_variables(ds: xr.Dataset, where: Horizontal, wanted: Any) -> list[str]:
+def pick_variables(ds: xr.Dataset, where: Horizontal, data_vars: Any) -> list[str]:
     """Return the names of the requested fields; by default all with both horizontal dimensions."""
     legal = horizontal_variables(ds, where)
-    if wanted is None:
+    if data_vars is None:
         if not legal:
-            has = ", ".join(f"{name!r} ({', '.join(map(str, v.dims))}; {v.dtype})" for name, v in ds.data_vars.items())
+            texts = [f"{name!r} ({', '.join(map(str, v.dims))}; {v.dtype})" for name, v in ds.data_vars.items()]
+            received = ", ".join(texts) or "no variables"
             raise InputError(
-                f"expected a numeric variable with dimensions {listing(where.dims)}, received {has or 'no variables'}; "
-                "see ncdump -h"
+                f"expected a numeric variable with dimensions {listing(where.dims)}, received {received}; see ncdump -h"
             )
         fields, lines = without_directions(ds, legal, None)
         for line in lines:
             warnings.warn(line, UserWarning, stacklevel=2)
         return fields
-    wanted = [wanted] if isinstance(wanted, str) else list(wanted) if isinstance(wanted, Iterable) else [wanted]
-    if not wanted:
+    is_sequence = isinstance(data_vars, Iterable) and not isinstance(data_vars, str)
+    names = list(data_vars) if is_sequence else [data_vars]
+    if not names:
         raise InputError(f"expected variables among {listing(legal)}, received none; leave them out for all")
-    for name in wanted:
+    for name in names:
         if name not in legal:
             raise InputError(f"expected a variable among {listing(legal)}, received {name!r}")
-    return without_directions(ds, wanted, wanted)[0]
+    return without_directions(ds, names, names)[0]
 
 
-def _statics(fine: Any, where: Horizontal, request: Request) -> tuple[dict[str, Any], Any, tuple[str, ...]]:
+def _read_statics(fine: Any, where: Horizontal, request: Request) -> tuple[dict[str, Any], Any, tuple[str, ...]]:
     """Return the static fine fields, the lapse rate as a number or on the fine grid, and notes on static fields."""
     rate, sources, statics = request.lapse_rate, {}, {}
     if request.mask is not None:
@@ -286,10 +291,10 @@ def _statics(fine: Any, where: Horizontal, request: Request) -> tuple[dict[str, 
     return statics, rate, tuple(note for note in notes if note is not None)
 
 
-def _companions(
+def _plan_coordinates(
     ds: xr.Dataset, where: Horizontal, target: Target, request: Request
-) -> tuple[Prepared | None, dict[str, str]]:
-    """Return the preparation of fields among the coordinates, and those to drop with the reasons.
+) -> tuple[MapPlan | None, dict[str, str]]:
+    """Return the plan of fields among the coordinates, and those to drop with the reasons.
 
     Continuous ones are regridded by the kernel with cell conservation, codes and names by repetition.
     """
@@ -297,24 +302,27 @@ def _companions(
     if not names:
         return None, {}
     # Bounds accompany their coordinate, and cell measures the cells.
-    tables = [references(variable, ds.variables) for variable in ds.variables.values()]
-    others = {*bounds_variables(ds), *(name for table in tables for name in table.get("cell_measures", ()))}
-    names = [name for name in names if name not in others and ds[name].attrs.get("standard_name") != "cell_area"]
-    lost = {name: reason for name in names if (reason := _why_not(ds[name], where, target.nests)) is not None}
-    codes = tuple(name for name in names if name not in lost and is_categorical(ds[name]))
-    fields = [name for name in names if name not in lost and name not in codes]
+    reference_tables = [references(variable, ds.variables) for variable in ds.variables.values()]
+    measures = (name for table in reference_tables for name in table.get("cell_measures", ()))
+    skipped_names = {*bounds_variables(ds), *measures}
+    names = [name for name in names if name not in skipped_names and ds[name].attrs.get("standard_name") != "cell_area"]
+    lost_coordinates = {
+        name: reason for name in names if (reason := _loss_reason(ds[name], where, target.nests)) is not None
+    }
+    codes = tuple(name for name in names if name not in lost_coordinates and is_categorical(ds[name]))
+    fields = [name for name in names if name not in lost_coordinates and name not in codes]
     if not fields and not codes:
-        return None, lost
+        return None, lost_coordinates
     method = request.method if find_method(request.method).separable else "sobolev"
     plain = Request(
         method=method, na_thres=request.na_thres, taps=request.taps, order=request.order, device=request.device,
         check=request.check, tolerance=request.tolerance,
     )  # fmt: skip
-    jobs = _jobs(ds, fields, where, target, method, plain, {})[0] if fields else {}
-    return Prepared(plain, where, target, jobs, codes), lost
+    jobs = _build_jobs(ds, fields, where, target, method, plain, {})[0] if fields else {}
+    return MapPlan(plain, where, target, jobs, codes), lost_coordinates
 
 
-def _why_not(variable: xr.DataArray, where: Horizontal, nests: bool) -> str | None:
+def _loss_reason(variable: xr.DataArray, where: Horizontal, nests: bool) -> str | None:
     """Return why a coordinate cannot be carried to a new grid, or None if it can."""
     if not set(where.dims) <= set(variable.dims):
         return "a coordinate along one horizontal axis only"
@@ -342,7 +350,7 @@ def split_request(ds: xr.Dataset, request: Request) -> tuple[tuple[Step, ...], R
     if factor is None:
         grid = open_target(target) if is_file(target) else target
         if isinstance(grid, (xr.Dataset, xr.DataArray)) and not _has_horizontal(grid):
-            return (Step(_shared_axis(grid, ds), None, grid),), None
+            return (Step(_find_shared_axis(grid, ds), None, grid),), None
     arguments = {"factor": factor, "target_grid": target}
     mappings = {key: value for key, value in arguments.items() if isinstance(value, Mapping) and not _is_data(value)}
     if not mappings:
@@ -390,7 +398,7 @@ def _horizontal_dims(ds: xr.Dataset) -> tuple[str, ...]:
     return horizontal(ds, guess=True).dims if _has_horizontal(ds) else ()
 
 
-def _shared_axis(target: xr.Dataset | xr.DataArray, ds: xr.Dataset) -> str:
+def _find_shared_axis(target: xr.Dataset | xr.DataArray, ds: xr.Dataset) -> str:
     """Return the one axis that a target without horizontal axes has in common with the field."""
     if set(target.dims) & set(_horizontal_dims(ds)):
         horizontal(target)  # raises the error about its rows and columns, which is more specific
