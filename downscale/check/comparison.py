@@ -43,7 +43,7 @@ from downscale.steps.axis_downscale import axis_quantity, downscale_axis
 
 # Keep averages as they are: errors are for the check to find.
 PLAIN = Request(method="conservative", bounds=None, check="skip")
-Found = tuple[PartialResult, InfiniteValues, Signs]
+Findings = tuple[PartialResult, InfiniteValues, Signs]
 # Maximum fine values per block: if sums need several copies in float64, and if they are used in place.
 BLOCK_VALUES, UNCOPIED_VALUES = 4_000_000, 20_000_000
 
@@ -71,46 +71,47 @@ def compare_fields(
     true lengths of its own cells; sums are summed. ``quantity`` chooses between means and sums if it refers to this
     axis, that is if maps have equally many cells.
     """
-    big, small = as_dataset(coarse)[0], as_dataset(fine)[0]
+    coarse_ds, fine_ds = as_dataset(coarse)[0], as_dataset(fine)[0]
     if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
         # Two arrays are compared regardless of their names.
-        small = small.rename({next(iter(small.data_vars)): next(iter(big.data_vars))})
-    (big, at_coarse), (small, at_fine) = _as_maps(big, guess=False), _as_maps(small, guess=True)
+        fine_ds = fine_ds.rename({next(iter(fine_ds.data_vars)): next(iter(coarse_ds.data_vars))})
+    (coarse_ds, at_coarse), (fine_ds, at_fine) = _as_maps(coarse_ds, guess=False), _as_maps(fine_ds, guess=True)
     sizes: xr.Dataset | None = None
     request = replace(PLAIN, quantity=quantity if at_coarse.grid.shape == at_fine.grid.shape else None)
-    for dim in [str(dim) for dim in big.dims if dim not in {*at_coarse.dims, *at_fine.dims}]:
-        if not all(dim in ds.dims and dim in ds.coords for ds in (big, small)) or small.sizes[dim] == big.sizes[dim]:
+    for dim in [str(dim) for dim in coarse_ds.dims if dim not in {*at_coarse.dims, *at_fine.dims}]:
+        is_shared = all(dim in ds.dims and dim in ds.coords for ds in (coarse_ds, fine_ds))
+        if not is_shared or fine_ds.sizes[dim] == coarse_ds.sizes[dim]:
             continue
         # Rounding scales with the values, which may be much larger than their mean.
-        magnitudes = small if sizes is None else sizes
+        magnitudes = fine_ds if sizes is None else sizes
         floats = {name: v for name, v in _fields(magnitudes).items() if v.dtype.kind == "f"}
         magnitudes = magnitudes.assign({name: v.copy(data=np.abs(v.data)) for name, v in floats.items()})
         try:
-            small, sizes = (_averaged(ds, dim, big, request) for ds in (small, magnitudes))
+            fine_ds, sizes = (_average_along(ds, dim, coarse_ds, request) for ds in (fine_ds, magnitudes))
         except DownscaleError as error:
             raise GridError(
-                f"expected {big.sizes[dim]} values of {dim!r} in the fine field or cells to average over, received "
-                f"{small.sizes[dim]} ({error})"
+                f"expected {coarse_ds.sizes[dim]} values of {dim!r} in the fine field or cells to average over, "
+                f"received {fine_ds.sizes[dim]} ({error})"
             ) from None
-    at_fine = with_named_mapping(at_fine, small, at_coarse)
+    at_fine = with_named_mapping(at_fine, fine_ds, at_coarse)
     require_same_axes(
         at_fine, at_coarse, "fine field", "the coarse field", "remap one of them to the axes of the other first"
     )
-    ordered, ordered_sizes, fine_axes = small, sizes, at_fine
+    ordered, ordered_sizes, fine_axes = fine_ds, sizes, at_fine
     rectilinear = all(isinstance(where.grid, RectilinearGrid) for where in (at_coarse, at_fine))
     if rectilinear and at_coarse.grid.y.kind == at_fine.grid.y.kind:
-        ordered, fine_axes = _in_order(small, at_fine, at_coarse)
-        ordered_sizes = None if sizes is None else _in_order(sizes, at_fine, at_coarse)[0]
+        ordered, fine_axes = _order_like(fine_ds, at_fine, at_coarse)
+        ordered_sizes = None if sizes is None else _order_like(sizes, at_fine, at_coarse)[0]
     if not rectilinear or at_coarse.grid.nest_factors(fine_axes.grid) is not None:
-        return _nested(big, ordered, ordered_sizes, at_coarse, fine_axes, mask)
-    y, x = (Subcells.between(*axes) for axes in zip(_axes(at_coarse.grid), _axes(at_fine.grid), strict=True))
-    blank = None if mask is None else regrid_mask(pick_mask(mask), at_fine.grid, at_fine) < 0.5
-    common = Overlap.of((y, x), blank)
-    near = None if common.exact else Neighbourhoods.of((y, x), blank)
-    return Overlapping(big, small, sizes, at_coarse, at_fine, common=common, near=near, na_thres=na_thres)
+        return _compare_nested(coarse_ds, ordered, ordered_sizes, at_coarse, fine_axes, mask)
+    y, x = (Subcells.between(*axes) for axes in zip(_axes_of(at_coarse.grid), _axes_of(at_fine.grid), strict=True))
+    hidden_cells = None if mask is None else regrid_mask(pick_mask(mask), at_fine.grid, at_fine) < 0.5
+    overlap = Overlap.of((y, x), hidden_cells)
+    near = None if overlap.exact else Neighbourhoods.of((y, x), hidden_cells)
+    return Overlapping(coarse_ds, fine_ds, sizes, at_coarse, at_fine, common=overlap, near=near, na_thres=na_thres)
 
 
-def _nested(
+def _compare_nested(
     coarse: xr.Dataset, fine: xr.Dataset, sizes: xr.Dataset | None, at_coarse: Horizontal, at_fine: Horizontal,
     mask: Any,
 ) -> Nested:  # fmt: skip
@@ -124,8 +125,8 @@ def _nested(
     elif not isinstance(at_fine.grid, CurvilinearGrid):
         # One fit of the areas of a projection for both: two fits differ in their last digits.
         axes = []
-        for axis, wanted in zip(_axes(at_fine.grid), _axes(at_coarse.grid), strict=True):
-            parts = Subcells.between(wanted, axis)
+        for axis, coarse_axis in zip(_axes_of(at_fine.grid), _axes_of(at_coarse.grid), strict=True):
+            parts = Subcells.between(coarse_axis, axis)
             axes.append(parts.axis if parts.regular and (np.diff(parts.owner) == 1).all() else axis)
         at_fine = replace(at_fine, grid=at_coarse.grid.with_axes(*axes))
     cells = Aggregation.between(at_coarse.grid, at_fine.grid)
@@ -139,13 +140,13 @@ def _fields(ds: xr.Dataset) -> dict[str, xr.DataArray]:
     return {str(name): field for name, field in ds.data_vars.items() if name not in bounds}
 
 
-def _averaged(ds: xr.Dataset, dim: str, coarse: xr.Dataset, request: Request) -> Any:
+def _average_along(ds: xr.Dataset, dim: str, coarse: xr.Dataset, request: Request) -> Any:
     fields = ds.drop_vars([name for name, field in _fields(ds).items() if field.dtype.kind != "f"])
     if request.quantity is None:
         # Fine values are of the same quantity as the coarse ones.
-        line = read_axis(coarse, dim)
+        axis = read_axis(coarse, dim)
         shared = [name for name in _fields(fields) if name in coarse.data_vars]
-        request = replace(request, quantity={name: axis_quantity(coarse[name], line)[0] for name in shared})
+        request = replace(request, quantity={name: axis_quantity(coarse[name], axis)[0] for name in shared})
     return downscale_axis(fields, dim, target=coarse, request=request)
 
 
@@ -179,7 +180,7 @@ class Nested(Comparison):
     outside: int = 0
 
     @property
-    def compared(self) -> tuple[str, int]:
+    def cell_kind_and_count(self) -> tuple[str, int]:
         """Name of the compared cells, and their number per map."""
         return "cells", int(np.prod(self.cells.coarse_shape))
 
@@ -188,7 +189,7 @@ class Nested(Comparison):
         """Coarse cells without any valid fine cell."""
         return False if self.valid is None else self.cells.apply_mask(self.valid).valid_fraction == 0
 
-    def find_errors(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Found:
+    def find_errors(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Findings:
         """Return the findings of all blocks."""
         x = x if self.valid is None else x.where(~self.hidden)
         sizes = None if self.sizes is None else self.sizes[str(y.name)].transpose(*y.dims).data
@@ -211,7 +212,7 @@ class Nested(Comparison):
                 coarse_blocks[at], fine_blocks[at], bands[index[-1]], origin, bounds, signs,
                 None if size_blocks is None else size_blocks[at]
             ))  # fmt: skip
-        findings, infinite, sign_counts = _joined(tasks)
+        findings, infinite, sign_counts = _combine_findings(tasks)
         return combine_all([findings, PartialResult(cells_lost=self._gaps(x, y))]), infinite, sign_counts
 
     def _band(self, first: int, count: int, extensive: bool) -> Any:
@@ -249,7 +250,7 @@ class Overlapping(Comparison):
     na_thres: float
 
     @property
-    def compared(self) -> tuple[str, int]:
+    def cell_kind_and_count(self) -> tuple[str, int]:
         """Name of the compared regions, and their number per map."""
         rows, columns = self.common.y.size, self.common.x.size
         if self.common.single:
@@ -262,12 +263,12 @@ class Overlapping(Comparison):
         """Number of coarse cells that the fine grid does not cover completely."""
         return self.common.outside
 
-    def find_errors(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Found:
+    def find_errors(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Findings:
         """Return the findings of all blocks, by region."""
         tasks = self._tasks(
             _compare_regions, (x, y), self.common, bounds, signs, extensive=extensive, na_thres=self.na_thres
         )
-        return _joined(tasks)
+        return _combine_findings(tasks)
 
     def near_cells(
         self, x: xr.DataArray, y: xr.DataArray, expected: xr.DataArray, allowed: float, extensive: bool, plain: bool
@@ -301,46 +302,46 @@ class Overlapping(Comparison):
         return where
 
 
-def _in_order(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> tuple[xr.Dataset, Horizontal]:
+def _order_like(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> tuple[xr.Dataset, Horizontal]:
     """Order the axes of ``fine`` as those of the coarse grid, on its branch of longitude."""
     axes = []
-    for name, axis, wanted in zip(at_fine.dims, _axes(at_fine.grid), _axes(at_coarse.grid), strict=True):
-        if axis.ascending != wanted.ascending:
-            fine, axis = fine.isel({name: slice(None, None, -1)}), axis.reverse()
-        if axis.kind == wanted.kind == "longitude":
+    for dim, axis, coarse_axis in zip(at_fine.dims, _axes_of(at_fine.grid), _axes_of(at_coarse.grid), strict=True):
+        if axis.ascending != coarse_axis.ascending:
+            fine, axis = fine.isel({dim: slice(None, None, -1)}), axis.reverse()
+        if axis.kind == coarse_axis.kind == "longitude":
             first = 0
-            if axis.periodic and wanted.periodic:
+            if axis.periodic and coarse_axis.periodic:
                 # A closed circle starts at the cell where the coarse one does.
-                first = int(np.abs(_off(axis.edges[:-1] - wanted.edges[0])).argmin())
-                fine = fine.roll({name: -first}, roll_coords=True) if first else fine
+                first = int(np.abs(_circular_difference(axis.edges[:-1] - coarse_axis.edges[0])).argmin())
+                fine = fine.roll({dim: -first}, roll_coords=True) if first else fine
             circle = np.copysign(FULL_CIRCLE, axis.edges[-1] - axis.edges[0])
             edges = np.concatenate([axis.edges[first:], axis.edges[1 : first + 1] + circle])
-            axis = CellAxis(edges + FULL_CIRCLE * round((wanted.edges[0] - edges[0]) / FULL_CIRCLE), axis.kind)
-        if bounds_in(fine, name) is None:
-            parts = _parts(fine[name].values * at_fine.unit, axis, wanted)
+            axis = CellAxis(edges + FULL_CIRCLE * round((coarse_axis.edges[0] - edges[0]) / FULL_CIRCLE), axis.kind)
+        if bounds_in(fine, dim) is None:
+            parts = _match_parts(fine[dim].values * at_fine.unit, axis, coarse_axis)
             if parts is axis:
-                require_known(unknown_cells_reason(fine, name, fine[name].values, axis.kind))
+                require_known(unknown_cells_reason(fine, dim, fine[dim].values, axis.kind))
             axis = parts
         axes.append(axis)
     return fine, replace(at_fine, grid=at_fine.grid.with_axes(*axes))
 
 
-def _axes(grid: RectilinearGrid | CurvilinearGrid) -> tuple[CellAxis, CellAxis]:
+def _axes_of(grid: RectilinearGrid | CurvilinearGrid) -> tuple[CellAxis, CellAxis]:
     return grid.y, grid.x
 
 
-def _off(degrees: Any) -> Any:
+def _circular_difference(degrees: Any) -> Any:
     """Return distances on a circle, -180 to 180."""
     return (degrees + FULL_CIRCLE / 2) % FULL_CIRCLE - FULL_CIRCLE / 2
 
 
-def _parts(centres: np.ndarray, axis: CellAxis, wanted: CellAxis) -> CellAxis:
+def _match_parts(centres: np.ndarray, axis: CellAxis, coarse_axis: CellAxis) -> CellAxis:
     """Return equal parts of the coarse cells if these have the same centres, else the axis unchanged."""
-    if axis.size % wanted.size or axis.kind != wanted.kind:
+    if axis.size % coarse_axis.size or axis.kind != coarse_axis.kind:
         return axis
-    parts = wanted.refine(axis.size // wanted.size)
+    parts = coarse_axis.refine(axis.size // coarse_axis.size)
     offsets = centres - parts.centres
-    offsets = _off(offsets) if axis.kind == "longitude" else offsets
+    offsets = _circular_difference(offsets) if axis.kind == "longitude" else offsets
     return parts if np.abs(offsets).max() <= 1e-3 * np.abs(np.diff(parts.edges)).min() else axis
 
 
@@ -361,27 +362,27 @@ def _label(array: xr.DataArray, dim: str, index: int) -> Any:
 def _compare_block(
     coarse: np.ndarray, fine: np.ndarray, band: Any, origin: tuple[int, ...], bounds: Bounds, signs: bool,
     size: np.ndarray | None,
-) -> Found:  # fmt: skip
+) -> Findings:  # fmt: skip
     infinite, sign_counts = InfiniteValues.of(coarse, origin), Signs.of(coarse, fine) if signs else Signs()
     cells, areas, sums = band
     x, y = np.asarray(coarse, dtype=np.float64), np.asarray(fine)
     if sums is not None:
         # The sum over the valid parts equals that of the whole, however small the valid area is.
-        share = cells.apply_mask(np.isfinite(y)).valid_fraction
-        x, y = x / (sums[0] * np.where(share > 0, share, 1.0)), y.astype(np.float64) / sums[1]
+        valid_fraction = cells.apply_mask(np.isfinite(y)).valid_fraction
+        x, y = x / (sums[0] * np.where(valid_fraction > 0, valid_fraction, 1.0)), y.astype(np.float64) / sums[1]
     return check_block(x, y, cells, areas(), origin, bounds, size), infinite, sign_counts
 
 
 def _compare_regions(
     coarse: np.ndarray, fine: np.ndarray, common: Overlap, origin: tuple[int, ...], bounds: Bounds, signs: bool,
     **options: Any,
-) -> Found:  # fmt: skip
+) -> Findings:  # fmt: skip
     sign_counts = Signs.of(coarse, fine) if signs else Signs()
     infinite = InfiniteValues.of(coarse, origin)
     return check_regions(coarse, fine, common, origin, bounds, **options), infinite, sign_counts
 
 
-def _joined(tasks: list[Any]) -> Found:
+def _combine_findings(tasks: list[Any]) -> Findings:
     """Compute all blocks and combine their findings."""
     partials, infinite, signs = zip(*compute(*tasks), strict=True)
     return combine_all(list(partials)), sum(infinite, InfiniteValues()), sum(signs, Signs())
@@ -391,19 +392,19 @@ def _as_dask(data: Any) -> da.Array:
     return data if isinstance(data, da.Array) else da.from_array(data, chunks=-1, name=False)
 
 
-def _block_sizes(fine: da.Array, factor_y: int, most: int) -> tuple[tuple[Any, ...], tuple[int, ...]]:
-    """Return chunk sizes of the other dimensions, and of the coarse rows, that keep a block within ``most`` values.
+def _block_sizes(fine: da.Array, factor_y: int, largest_size: int) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+    """Return chunk sizes of the other dimensions, and of the coarse rows, that keep blocks within ``largest_size`` values.
 
     Dimensions are split only as far as needed: Dask copies what it splits off.
     """
     chunks, columns = fine.chunks[-2], fine.shape[-1]
-    if max(chunks) * columns <= most and not any(size % factor_y for size in chunks):
+    if max(chunks) * columns <= largest_size and not any(size % factor_y for size in chunks):
         rows = tuple(size // factor_y for size in chunks)
     else:
         coarse_rows = fine.shape[-2] // factor_y
-        per_block = max(min(most // (columns * factor_y), coarse_rows), 1)
+        per_block = max(min(largest_size // (columns * factor_y), coarse_rows), 1)
         rows = da.core.normalize_chunks(per_block, (coarse_rows,))[0]
-    return _leading_sizes(fine.chunks[:-2], max(most // (columns * factor_y * max(rows)), 1)), rows
+    return _leading_sizes(fine.chunks[:-2], max(largest_size // (columns * factor_y * max(rows)), 1)), rows
 
 
 def _leading_sizes(chunks: tuple[tuple[int, ...], ...], budget: int) -> tuple[Any, ...]:

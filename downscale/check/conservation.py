@@ -35,7 +35,7 @@ SAME_TIME = np.timedelta64(1, "ms")
 # Methods that may have produced a file: smooth ones first, then conservative remapping.
 METHODS = ("sobolev", "conservative", "bilinear")
 # Other methods, if a file names one of them.
-RECORDED = (*METHODS, "bicubic")
+RECORDED_METHODS = (*METHODS, "bicubic")
 TERRAIN = ("lapse_rate=", "terrain_penalty(")
 # Settings that this package records in its files.
 SETTINGS = re.compile(r"method=(?P<method>\w+)(?:, taps=(?P<taps>\d+) order=(?P<order>[\d.]+))?")
@@ -104,20 +104,21 @@ def check_conservation(
         require_legal(key, value)
     comparison = compare_fields(coarse, fine, quantity, mask, na_thres)
     reports = {}
-    for name in _shared_variables(comparison, data_vars):
-        own = _in_one_unit(comparison, name)
-        _require_one_time(name, own.coarse[name], own.fine[name])
-        own, areas = _with_own_areas(own, name)
-        asked = quantity.get(name) if isinstance(quantity, Mapping) else quantity
-        extensive = (asked or quantity_of(own.coarse[name])) == "extensive"
-        own = own if footprint is None else _blurred(own, name, footprint, extensive)
-        settings = {"mask": mask, "na_thres": na_thres, "quantity": asked}
-        report = _variable_report(own, name, law, tolerance, bounds, extensive, settings)
+    for name in _common_variables(comparison, data_vars):
+        variable_comparison = _unify_units(comparison, name)
+        _require_one_time(name, variable_comparison.coarse[name], variable_comparison.fine[name])
+        variable_comparison, areas = _use_stored_areas(variable_comparison, name)
+        variable_quantity = quantity.get(name) if isinstance(quantity, Mapping) else quantity
+        extensive = (variable_quantity or quantity_of(variable_comparison.coarse[name])) == "extensive"
+        if footprint is not None:
+            variable_comparison = _blur_fine(variable_comparison, name, footprint, extensive)
+        settings = {"mask": mask, "na_thres": na_thres, "quantity": variable_quantity}
+        report = _variable_report(variable_comparison, name, law, tolerance, bounds, extensive, settings)
         reports[name] = replace(report, areas=areas)
     return ConservationReport(reports)
 
 
-def _in_one_unit(comparison: Nested | Overlapping, name: str) -> Nested | Overlapping:
+def _unify_units(comparison: Nested | Overlapping, name: str) -> Nested | Overlapping:
     """Return the comparison with both fields in the same units; raises InputError if these are not compatible.
 
     Between kelvin and degrees Celsius, kelvin is used: its values are stored with fewer digits.
@@ -142,12 +143,12 @@ def _in_one_unit(comparison: Nested | Overlapping, name: str) -> Nested | Overla
     if zero == 0 and one == 1:
         return comparison
     if zero < 0:
-        converted = comparison.coarse.assign({name: _converted(coarse, units[0], units[1])})
+        converted = comparison.coarse.assign({name: _convert_units(coarse, units[0], units[1])})
         return replace(comparison, coarse=converted)
-    return replace(comparison, fine=comparison.fine.assign({name: _converted(fine, units[1], units[0])}))
+    return replace(comparison, fine=comparison.fine.assign({name: _convert_units(fine, units[1], units[0])}))
 
 
-def _converted(field: xr.DataArray, old: str, new: str) -> xr.DataArray:
+def _convert_units(field: xr.DataArray, old: str, new: str) -> xr.DataArray:
     zero, one = (convert(value, old, new) for value in (0.0, 1.0))
     values = field.astype("f8") * (one - zero) + zero  # type: ignore[operator]
     return values.assign_attrs({**field.attrs, "units": new, "stored": field.attrs.get("stored", field.dtype)})
@@ -159,13 +160,13 @@ def _require_one_time(name: str, coarse: xr.DataArray, fine: xr.DataArray) -> No
         x, y = coarse[key], fine.coords.get(key)
         if y is None or x.ndim or y.ndim or x.dtype.kind not in "MO" or y.dtype.kind not in "MO":
             continue
-        if not _equal(np.atleast_1d(x.values), np.atleast_1d(y.values)):
+        if not _are_equal(np.atleast_1d(x.values), np.atleast_1d(y.values)):
             raise GridError(
                 f"{name}: expected {key!r} {x.values} in the fine field, received {y.values}; select the same"
             )
 
 
-def _with_own_areas(comparison: Nested | Overlapping, name: str) -> tuple[Nested | Overlapping, str]:
+def _use_stored_areas(comparison: Nested | Overlapping, name: str) -> tuple[Nested | Overlapping, str]:
     """Return the comparison with the coarse file's own areas as weights of the global error, and their name."""
     stored = read_areas(comparison.coarse, comparison.at_coarse, name, "coarse file")
     read_areas(comparison.fine, comparison.at_fine, name, "fine file")
@@ -176,7 +177,7 @@ def _with_own_areas(comparison: Nested | Overlapping, name: str) -> tuple[Nested
     return replace(comparison, areas=weights), f"{stored[0].name} of the coarse file"
 
 
-def _blurred(comparison: Nested | Overlapping, name: str, footprint: Any, extensive: bool) -> Nested:
+def _blur_fine(comparison: Nested | Overlapping, name: str, footprint: Any, extensive: bool) -> Nested:
     """Return a comparison of the fine field blurred by a footprint."""
     if not isinstance(comparison, Nested):
         raise OptionError(
@@ -206,32 +207,32 @@ def _size(obj: XarrayObject) -> tuple[int, int]:
     return int(np.prod(where.grid.shape)), values
 
 
-def _shared_variables(comparison: Comparison, wanted: Any = None) -> list[str]:
+def _common_variables(comparison: Comparison, data_vars: Any = None) -> list[str]:
     """Return the fields with means that both have, or the selected ones; raises InputError if none is common."""
     coarse, fine = comparison.coarse, comparison.fine
     fine_names = set(horizontal_variables(fine, comparison.at_fine))
-    shared = [
+    common_names = [
         name for name in horizontal_variables(coarse, comparison.at_coarse)
         if name in fine_names and not is_categorical(coarse[name]) and direction_reason(coarse[name]) is None
     ]  # fmt: skip
-    if wanted is not None:
-        names = [wanted] if isinstance(wanted, str) else list(wanted)
+    if data_vars is not None:
+        names = [data_vars] if isinstance(data_vars, str) else list(data_vars)
         for name in names:
-            if name not in shared:
-                raise InputError(f"expected a variable of both fields among {listing(shared)}, received {name!r}")
+            if name not in common_names:
+                raise InputError(f"expected a variable of both fields among {listing(common_names)}, received {name!r}")
         return names
     masks = [str(name) for name in fine.data_vars if "flag_values" in fine[name].attrs]
-    if not shared and masks:
+    if not common_names and masks:
         raise InputError(
             f"expected a field whose means both have, received flags of {listing(masks)}, which no law applies to; "
             "score a mask with downscale evaluate"
         )
-    if not shared:
+    if not common_names:
         raise InputError(
             f"expected a variable that both fields have, received {listing(coarse.data_vars)} and "
             f"{listing(fine.data_vars)}; rename one"
         )
-    return shared
+    return common_names
 
 
 def _variable_report(
@@ -239,7 +240,7 @@ def _variable_report(
     settings: Mapping[str, Any],
 ) -> VariableReport:  # fmt: skip
     coarse, fine = comparison.coarse[name], comparison.fine[name]
-    x, y = _matched(comparison, name)
+    x, y = _align_fields(comparison, name)
     limits = variable_bounds(coarse, name, bounds)
     sign_unknown = limits[0] is None and is_sign_unknown(coarse, name, bounds)
     total, infinite, signs = comparison.find_errors(x, y, limits, sign_unknown, extensive)
@@ -250,42 +251,44 @@ def _variable_report(
         warnings.warn(negative_message(name), UserWarning, stacklevel=3)
     kinds = [field.attrs.get("stored", field.dtype) for field in (coarse, fine)]
     tolerances = [default_tolerance(kind) for kind in kinds if kind.kind == "f"] or [default_tolerance(np.dtype("f8"))]
-    allowed = float(tolerance or option("tolerance") or max(tolerances))
+    threshold = float(tolerance or option("tolerance") or max(tolerances))
     expected = ""
     if law == "cell" and isinstance(comparison, Overlapping) and comparison.near is not None:
-        method, field = _expected_field(comparison, name, x, y, settings)
+        method, field = _predict_field(comparison, name, x, y, settings)
         if field is not None:
             plain = not any(word in str(comparison.fine.attrs.get("downscale_settings", "")) for word in TERRAIN)
-            partial = comparison.near_cells(x, y, field, allowed, extensive, plain)
+            partial = comparison.near_cells(x, y, field, threshold, extensive, plain)
             total, expected = combine_all([total, partial]), method
     report = finalize(
-        name, total, law, allowed, str(coarse.attrs.get("units", "")), lambda index: comparison.place(x, index),
-        comparison.outside, comparison.compared, expected, lambda index: cell_place(x, index),
+        name, total, law, threshold, str(coarse.attrs.get("units", "")), lambda index: comparison.place(x, index),
+        comparison.outside, comparison.cell_kind_and_count, expected, lambda index: cell_place(x, index),
     )  # fmt: skip
     return replace(report, negative_values=signs.new_negatives)
 
 
-def _matched(comparison: Comparison, name: str) -> tuple[xr.DataArray, xr.DataArray]:
+def _align_fields(comparison: Comparison, name: str) -> tuple[xr.DataArray, xr.DataArray]:
     """Return both fields with the same other dimensions in the same order, horizontal dimensions last."""
-    coarse, fine, flat = comparison.coarse[name], comparison.fine[name], comparison.at_fine.dims
-    extra = [d for d in fine.dims if d not in flat and d not in coarse.dims]
+    coarse, fine, horizontal_dims = comparison.coarse[name], comparison.fine[name], comparison.at_fine.dims
+    extra = [d for d in fine.dims if d not in horizontal_dims and d not in coarse.dims]
     others = [d for d in coarse.dims if d not in comparison.at_coarse.dims]
     for dim in others:
         if dim not in fine.dims or fine.sizes[dim] != coarse.sizes[dim]:
-            has = f"{fine.sizes[dim]} values" if dim in fine.dims else "none"
-            raise GridError(f"{name}: expected {coarse.sizes[dim]} values of {dim!r} in the fine field, received {has}")
+            received = f"{fine.sizes[dim]} values" if dim in fine.dims else "none"
+            raise GridError(
+                f"{name}: expected {coarse.sizes[dim]} values of {dim!r} in the fine field, received {received}"
+            )
         has_values = dim in coarse.coords and dim in fine.coords and not coarse[dim].equals(fine[dim])
-        if has_values and not _equal(coarse[dim].values, fine[dim].values):
+        if has_values and not _are_equal(coarse[dim].values, fine[dim].values):
             raise GridError(
                 f"{name}: expected equal coordinates {str(dim)!r}, received values that differ; select the same"
             )
     x = coarse.transpose(*others, *comparison.at_coarse.dims)
     if extra:
         x = x.expand_dims({d: fine[d] if d in fine.coords else fine.sizes[d] for d in extra})
-    return x, fine.transpose(*extra, *others, *flat)
+    return x, fine.transpose(*extra, *others, *horizontal_dims)
 
 
-def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+def _are_equal(a: np.ndarray, b: np.ndarray) -> bool:
     if a.shape != b.shape:
         return False
     if a.dtype.kind in "fiu" and b.dtype.kind in "fiu":
@@ -305,7 +308,7 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
         return bool((a == b).all())
 
 
-def _expected_field(
+def _predict_field(
     comparison: Overlapping, name: str, x: xr.DataArray, y: xr.DataArray, settings: Mapping[str, Any]
 ) -> tuple[str, xr.DataArray | None]:
     """Return the method closest to the first map of ``y``, and its field on all maps in the order of ``y``.
@@ -322,7 +325,7 @@ def _expected_field(
                 # Warnings about the input are given elsewhere.
                 warnings.simplefilter("ignore")
                 ds = downscale(
-                    coarse.assign({name: x}), target_grid=_cells(comparison), data_vars=[name], check="skip",
+                    coarse.assign({name: x}), target_grid=_fine_cells(comparison), data_vars=[name], check="skip",
                     **settings, **options,
                 )  # fmt: skip
         except DownscaleError:
@@ -342,18 +345,18 @@ def _expected_field(
     return str(options["method"]), compute(x, y, options)
 
 
-def _candidates(attrs: Any, bounded: bool) -> list[dict[str, Any]]:
+def _candidates(attrs: Any, has_bounds: bool) -> list[dict[str, Any]]:
     """Return the options of the methods that may have produced a file, its recorded settings first."""
     candidates: list[dict[str, Any]] = []
     match = SETTINGS.search(str(attrs.get("downscale_settings", "")))
-    if match is not None and match["method"] in RECORDED:
+    if match is not None and match["method"] in RECORDED_METHODS:
         options = {} if match["taps"] is None else {"taps": int(match["taps"]), "order": float(match["order"])}
         candidates.append({"method": match["method"], **options})
     candidates += [{"method": method} for method in METHODS if {"method": method} not in candidates]
-    return candidates + ([{"method": "sobolev", "bounds": None}] if bounded else [])
+    return candidates + ([{"method": "sobolev", "bounds": None}] if has_bounds else [])
 
 
-def _cells(comparison: Overlapping) -> xr.Dataset:
+def _fine_cells(comparison: Overlapping) -> xr.Dataset:
     """Return the cells of the fine grid without any fields."""
     fine, where = comparison.fine, comparison.at_fine
     names = [*where.dims, *(bounds_name(fine, dim) for dim in where.dims)]
@@ -365,10 +368,10 @@ def _cells(comparison: Overlapping) -> xr.Dataset:
     return cells.set_coords([str(name) for name in cells.data_vars])
 
 
-def _distance(made: xr.DataArray, field: xr.DataArray) -> float:
+def _distance(prediction: xr.DataArray, field: xr.DataArray) -> float:
     """Return the mean square difference of two fields over cells with values in both."""
     with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.asarray(made.values, np.float64) - np.asarray(field.values, np.float64)
+        difference = np.asarray(prediction.values, np.float64) - np.asarray(field.values, np.float64)
     valid = np.isfinite(difference)
     return float(np.mean(difference[valid] ** 2)) if valid.any() else np.inf
 
@@ -408,21 +411,21 @@ def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) ->
     comparison = compare_fields(coarse, fine, mask=mask)
     if not isinstance(comparison, Nested):
         raise GridError("expected fine cells that are parts of coarse ones, received grids that do not nest; use check")
-    names = _shared_variables(comparison)
+    names = _common_variables(comparison)
     arrays: dict[str, xr.DataArray] = {}
     for name in names:
-        own = _in_one_unit(comparison, name)
-        assert isinstance(own, Nested)
-        arrays |= _errors(own, name)
+        variable_comparison = _unify_units(comparison, name)
+        assert isinstance(variable_comparison, Nested)
+        arrays |= _cell_errors(variable_comparison, name)
     errors, fields = xr.Dataset(arrays), select(comparison.coarse, names)
     bounds = bounds_variables(fields)
     coords = {key: v for key, v in fields.coords.items() if set(v.dims) <= set(errors.dims) or key in bounds}
     return errors.assign_coords(coords)
 
 
-def _errors(comparison: Nested, name: str) -> dict[str, xr.DataArray]:
+def _cell_errors(comparison: Nested, name: str) -> dict[str, xr.DataArray]:
     """Return the absolute and relative errors of one variable."""
-    x, y = _matched(comparison, name)
+    x, y = _align_fields(comparison, name)
     coarse = np.where(comparison.hidden | np.isinf(x.values), np.nan, np.asarray(x.values, np.float64))
     # If means along time were taken, magnitudes are those of the averaged values.
     sizes = None if comparison.sizes is None else comparison.sizes[name].transpose(*y.dims)

@@ -46,7 +46,7 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
         return {}
     names = list(map_plan.jobs)
     factors = map_plan.factors
-    truth = _cropped(sample_maps(select(ds, names), map_plan.where).load(), factors)
+    truth = _crop(sample_maps(select(ds, names), map_plan.where).load(), factors)
     if any(truth.sizes[dim] // factor < LEAST_CELLS for dim, factor in factors.items()):
         return {}
     coarse = coarsen(truth, factors)
@@ -65,16 +65,16 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
         if "sftlf" in model.spec.statics:
             del runs[label]
         elif model.statics:
-            runs[label]["orog"] = _relief(truth, map_plan)
+            runs[label]["orog"] = _coarse_orography(truth, map_plan)
     if request.orog is not None and request.lapse_rate is not None and label in runs:
-        orog = _relief(truth, map_plan)
+        orog = _coarse_orography(truth, map_plan)
         runs[f"{label} with terrain"] = {**runs[label], "orog": orog, "lapse_rate": request.lapse_rate}
     errors: dict[str, dict[str, float]] = {name: {} for name in names}
     area = cell_area(truth)
     for label, options in runs.items():
-        guess = downscale(coarse, factors, **options)
+        prediction = downscale(coarse, factors, **options)
         for name in names:
-            errors[name][label] = weighted_rmse(guess[name], truth[name], area)
+            errors[name][label] = weighted_rmse(prediction[name], truth[name], area)
     return errors
 
 
@@ -86,11 +86,11 @@ def sample_maps(ds: xr.Dataset, where: Horizontal, count: int = SAMPLE_MAPS) -> 
     return ds
 
 
-def _cropped(ds: xr.Dataset, factors: dict[str, int]) -> xr.Dataset:
+def _crop(ds: xr.Dataset, factors: dict[str, int]) -> xr.Dataset:
     return ds.isel({dim: slice(0, ds.sizes[dim] // factor * factor) for dim, factor in factors.items()})
 
 
-def _relief(truth: xr.Dataset, map_plan: MapPlan) -> xr.Dataset:
+def _coarse_orography(truth: xr.Dataset, map_plan: MapPlan) -> xr.Dataset:
     """Return the fine orography averaged over the coarse cells of ``truth``, with their bounds."""
     where = horizontal(truth)
     cells = next(iter(map_plan.jobs.values())).cells
@@ -98,9 +98,9 @@ def _relief(truth: xr.Dataset, map_plan: MapPlan) -> xr.Dataset:
     return xr.Dataset({"orog": (where.dims, values)}, new_coordinates(truth, where, where.grid))
 
 
-def weighted_rmse(guess: xr.DataArray, truth: xr.DataArray, area: xr.DataArray) -> float:
+def weighted_rmse(prediction: xr.DataArray, truth: xr.DataArray, area: xr.DataArray) -> float:
     """Return the area-weighted root-mean-square difference over all maps, without missing cells."""
-    error = (guess - truth.assign_coords({d: guess[d] for d in area.dims})).astype("f8")
+    error = (prediction - truth.assign_coords({d: prediction[d] for d in area.dims})).astype("f8")
     weights = area.drop_vars(list(area.coords)).where(error.notnull().drop_vars(list(error.coords)))
     return float(np.sqrt((error.drop_vars(list(error.coords)) ** 2 * weights).sum() / weights.sum()))
 
@@ -129,10 +129,10 @@ def _penalty(field: xr.DataArray, map_plan: Any, request: Request) -> float:
     spacing = Spacing.of(map_plan.fine)
     values = torch.from_numpy(field.transpose(..., *map_plan.where.dims).values.astype(np.float64))
     orog = map_plan.statics.get("orog")
-    relief = None if orog is None else torch.from_numpy(np.asarray(orog, dtype=np.float64))
+    orography = None if orog is None else torch.from_numpy(np.asarray(orog, dtype=np.float64))
     assert request.terrain_penalty is not None
-    allowed = request.terrain_penalty.allowed(relief, values, spacing)
+    allowed_slope = request.terrain_penalty.allowed(orography, values, spacing)
     area = torch.from_numpy(map_plan.fine.cell_area)
     mask = torch.isfinite(values)
-    penalty = terrain_gradient_penalty(values, spacing, allowed, area, None if bool(mask.all()) else mask)
+    penalty = terrain_gradient_penalty(values, spacing, allowed_slope, area, None if bool(mask.all()) else mask)
     return float(penalty.mean())
