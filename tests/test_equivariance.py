@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from downscale.errors import InputError, ShapeError
 from downscale.fields.spectrum import fourier_shift
 from downscale.kernels.imaging import REFERENCES, images, imaging, reference_kernel
-from downscale.metrics.response import Probe, equivariance, measure_response, mirrored, plane, probe, red_noise
+from downscale.metrics.response import Probe, equivariance, measure_response, mirror, plane, probe, red_noise
 from downscale.nn.separable import operator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -84,7 +84,7 @@ def test_a_given_field_is_mirrored_and_its_units_do_not_matter():
     coarse, subject = np.cumsum(np.random.default_rng(0).normal(size=(2, 12, 12)), -1), of_method("bilinear", 2)
     plain, scaled = equivariance(subject, coarse), equivariance(subject, 280 + 10 * coarse)
     assert plain.mean == pytest.approx(scaled.mean, rel=1e-9)
-    assert mirrored(coarse, 24).shape == (2, 24, 24)
+    assert mirror(coarse, 24).shape == (2, 24, 24)
 
 
 def test_bad_fields_and_factors_are_refused():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from downscale.errors import OptionError, ShapeError
-from downscale.metrics.ensemble import APART, Ranks
+from downscale.metrics.ensemble import CELL_SPACING, Ranks
 from downscale.metrics.events import Fractions
 from downscale.metrics.scores import Scores, Setting
 
@@ -43,9 +43,9 @@ def test_sums_are_those_of_parts() -> None:
     whole = Ranks.of(made, true, weight)
     parts = Ranks.of(made[:, :2], true[:2], weight[:2]).merge(Ranks.of(made[:, 2:], true[2:], weight[2:]))
     np.testing.assert_allclose(parts.counts, whole.counts)
-    np.testing.assert_allclose(parts.apart, whole.apart)
+    np.testing.assert_allclose(parts.sparse_counts, whole.sparse_counts)
     assert whole.counts.sum() == pytest.approx(weight.sum())
-    assert whole.apart.sum() <= 6 * (96 / APART) ** 2
+    assert whole.sparse_counts.sum() <= 6 * (96 / CELL_SPACING) ** 2
     one, other = (Fractions.of(made[:, s], true[s], weight[s], (0.5,), (1, 9)) for s in (slice(2), slice(2, None)))
     np.testing.assert_allclose(
         one.merge(other).score, Fractions.of(made, true, weight, (0.5,), (1, 9)).score

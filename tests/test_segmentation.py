@@ -16,7 +16,7 @@ from downscale.artefacts.model import fix_model
 from downscale.artefacts.subject import diagnose
 from downscale.errors import InputError, OptionError
 from downscale.losses.probabilistic import event_loss
-from downscale.metrics.events import EventCounts, calibrated_counts, calibration, logit_counts
+from downscale.metrics.events import EventCounts, calibration, logit_counts, probability_counts
 from downscale.models.checkpoint import load
 from downscale.nn.spec import Event, ModelSpec, Variable
 from downscale.training.card import card
@@ -196,11 +196,11 @@ def test_a_calibrated_probability_is_how_often_the_event_comes(slope: float, shi
     level = made.reliability()
     busy = level["share"] > 1e-3
     np.testing.assert_allclose(level["frequency"][busy], level["probability"][busy], atol=0.025)
-    raw = calibrated_counts(counts, 1.0, 0.0)
+    raw = probability_counts(counts, 1.0, 0.0)
     assert made.scores()["brier"] < raw.scores()["brier"]
     # The order of cells stays, and with it the best mask that a threshold makes, to the width of a bin.
-    assert calibrated_counts(counts, *line).best()[1] == pytest.approx(raw.best()[1], abs=0.02)
-    assert calibrated_counts(counts, *line).brier == pytest.approx(made.brier * counts.sum() / true.size, rel=0.02)
+    assert probability_counts(counts, *line).best()[1] == pytest.approx(raw.best()[1], abs=0.02)
+    assert probability_counts(counts, *line).brier == pytest.approx(made.brier * counts.sum() / true.size, rel=0.02)
 
 
 def test_a_calibration_of_nothing_leaves_logits_alone() -> None:

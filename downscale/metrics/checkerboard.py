@@ -39,20 +39,20 @@ class Sums:
     # (tiles_y, tiles_x, s_y, s_x): sums by tile and phase: the curvature, the curvature times the mean of the tile,
     # and the number of cells.
     tables: Floats
-    leaning: Floats
+    level_products: Floats
     counts: Floats
     moments: Floats  # number, sum and sum of squares of the values minus ``origin``
     origin: float
-    most: float  # largest magnitude of a value
+    largest: float  # largest magnitude of a value
     maps: int  # number of maps
 
     def __add__(self, other: Sums) -> Sums:
         step = other.origin - self.origin
-        leaning = self.leaning + other.leaning + step * other.tables
+        level_products = self.level_products + other.level_products + step * other.tables
         moments = self.moments + _move_origin(other.moments, step)
         return Sums(
-            self.power + other.power, self.tables + other.tables, leaning, self.counts + other.counts,
-            moments, self.origin, max(self.most, other.most), self.maps + other.maps,
+            self.power + other.power, self.tables + other.tables, level_products, self.counts + other.counts,
+            moments, self.origin, max(self.largest, other.largest), self.maps + other.maps,
         )  # fmt: skip
 
 
@@ -168,28 +168,28 @@ def _require_size(shape: tuple[int, ...], factor: tuple[int, int]) -> None:
 def _sum_maps(field: Any, factor: tuple[int, int]) -> Sums:
     """Return the sums over all maps, block by block for a Dask array."""
     if not hasattr(field, "dask"):
-        return _of_maps(np.asarray(field), factor)
+        return _sum_block(np.asarray(field), factor)
     import dask
 
     from downscale.process.computing import compute
 
     maps = field.rechunk({field.ndim - 2: -1, field.ndim - 1: -1})
-    parts = [dask.delayed(_of_maps)(block, factor) for block in maps.to_delayed().ravel()]
+    parts = [dask.delayed(_sum_block)(block, factor) for block in maps.to_delayed().ravel()]
     while len(parts) > 1:
         parts = [dask.delayed(reduce)(add, parts[i : i + 8]) for i in range(0, len(parts), 8)]
     return compute(parts[0])[0]
 
 
-def _of_maps(maps: NDArray[Any], factor: tuple[int, int]) -> Sums:
+def _sum_block(maps: NDArray[Any], factor: tuple[int, int]) -> Sums:
     """Return the sums over maps, one by one, because their spectra are as large as the maps."""
     maps = maps.reshape(-1, *maps.shape[-2:])
     rows, columns = (n // f * f for n, f in zip(maps.shape[-2:], factor, strict=True))
     finite = maps[np.isfinite(maps)] if maps.dtype.kind in "fc" else maps.ravel()
     origin = float(finite[0]) if finite.size else 0.0
-    return reduce(add, (_of_map(values.astype(np.float64), factor, origin) for values in maps[:, :rows, :columns]))
+    return reduce(add, (_sum_map(values.astype(np.float64), factor, origin) for values in maps[:, :rows, :columns]))
 
 
-def _of_map(values: Floats, factor: tuple[int, int], origin: float) -> Sums:
+def _sum_map(values: Floats, factor: tuple[int, int], origin: float) -> Sums:
     valid = np.isfinite(values)
     anomaly = np.where(valid, values - origin, 0.0)
     # Four neighbours minus the cell; border cells lack some of them.
@@ -231,21 +231,21 @@ def _assess(sums: Sums, factor: tuple[int, int], draws: int, seed: int) -> Check
     count, total, square = sums.moments
     spread = float(max(square / count - (total / count) ** 2, 0.0) ** 0.5)
     power = sums.power / sums.maps
-    floor = (ROUNDING * sums.most) ** 2
-    images, index, energy = _indices(power, factor, floor)
-    pattern = _integrate(_means(sums.tables.sum((0, 1)), sums.counts.sum((0, 1))))
-    p_value = _chance(sums, draws, seed, floor)
-    gain = np.maximum(np.add.outer(*(_bend(n) for n in power.shape)), 1e-12) ** 2
+    floor = (ROUNDING * sums.largest) ** 2
+    images, index, energy = _image_indices(power, factor, floor)
+    pattern = _integrate(_phase_means(sums.tables.sum((0, 1)), sums.counts.sum((0, 1))))
+    p_value = _p_value(sums, draws, seed, floor)
+    gain = np.maximum(np.add.outer(*(_curvature_gain(n) for n in power.shape)), 1e-12) ** 2
     energy_db = float(decibels(energy / spread**2)) if spread**2 > floor else float("nan")
     return Checkerboard(factor, images, index, energy_db, pattern, spread, p_value, power / gain, sums.maps)
 
 
-def _bend(size: int) -> Floats:
+def _curvature_gain(size: int) -> Floats:
     """Return the response of a second difference to waves along an axis, without its sign."""
     return 2 - 2 * np.cos(2 * np.pi * np.fft.fftfreq(size))
 
 
-def _indices(power: Floats, factor: tuple[int, int], rounding: float) -> tuple[dict[Image, float], float, float]:
+def _image_indices(power: Floats, factor: tuple[int, int], rounding: float) -> tuple[dict[Image, float], float, float]:
     """Return the decibels of each image relative to its surroundings, those of all together, and their total power."""
     images, lines, rings, energy = {}, 0.0, 0.0, 0.0
     y, x = (np.fft.fftfreq(n) for n in power.shape)
@@ -268,7 +268,7 @@ def _indices(power: Floats, factor: tuple[int, int], rounding: float) -> tuple[d
     return images, float(decibels(lines / rings)) if rings > 0 else 0.0, float(energy)
 
 
-def _means(tables: Floats, counts: Floats) -> Floats:
+def _phase_means(tables: Floats, counts: Floats) -> Floats:
     """Return means by phase minus the overall mean."""
     means = tables / np.maximum(counts, 1)
     return np.where(counts > 0, means - tables.sum((-2, -1), keepdims=True) / counts.sum((-2, -1), keepdims=True), 0.0)
@@ -276,23 +276,23 @@ def _means(tables: Floats, counts: Floats) -> Floats:
 
 def _integrate(curvature: Floats) -> Floats:
     """Return the periodic pattern with this curvature and mean zero, over a coarse cell."""
-    gain = -np.add.outer(*(_bend(n) for n in curvature.shape))
+    gain = -np.add.outer(*(_curvature_gain(n) for n in curvature.shape))
     gain[0, 0] = 1.0
     modes = np.fft.fft2(curvature) / gain
     modes[0, 0] = 0.0
     return np.fft.ifft2(modes).real
 
 
-def _chance(sums: Sums, draws: int, seed: int, rounding: float) -> float:
+def _p_value(sums: Sums, draws: int, seed: int, rounding: float) -> float:
     """Return the fraction of random phase shifts after which tiles agree as well as without shifts."""
     has_cells = sums.counts.sum((-2, -1)) > 0
     counts, tables = sums.counts[has_cells], sums.tables[has_cells]
     level = sums.moments[1] / sums.moments[0]
     rng, (rows, columns) = np.random.default_rng(seed), counts.shape[-2:]
     shifts = rng.integers(rows, size=(draws, len(counts))), rng.integers(columns, size=(draws, len(counts)))
-    constant = _share_as_strong(_centre(tables, counts), counts.sum() ** 2 * rounding, shifts)
-    leaning = _centre(sums.leaning[has_cells] - level * tables, counts)
-    return min(1.0, 2 * min(constant, _share_as_strong(leaning, (counts.sum() * rounding) ** 2, shifts)))
+    constant = _fraction_as_strong(_centre(tables, counts), counts.sum() ** 2 * rounding, shifts)
+    level_products = _centre(sums.level_products[has_cells] - level * tables, counts)
+    return min(1.0, 2 * min(constant, _fraction_as_strong(level_products, (counts.sum() * rounding) ** 2, shifts)))
 
 
 def _centre(tables: Floats, counts: Floats) -> Floats:
@@ -301,9 +301,9 @@ def _centre(tables: Floats, counts: Floats) -> Floats:
     return tables - counts * tables.sum((-2, -1), keepdims=True) / np.where(totals > 0, totals, 1)
 
 
-def _share_as_strong(tables: Floats, rounding: float, turns: tuple[NDArray[np.int64], NDArray[np.int64]]) -> float:
+def _fraction_as_strong(tables: Floats, rounding: float, shifts: tuple[NDArray[np.int64], NDArray[np.int64]]) -> float:
     """Return the fraction of draws whose summed tables are as strong as the given ones, which count as one draw."""
-    (rows, columns), draws = tables.shape[-2:], len(turns[0])
+    (rows, columns), draws = tables.shape[-2:], len(shifts[0])
     modes = np.fft.fft2(tables)
     observed = (np.abs(modes.sum(0)) ** 2).sum()
     if observed <= rows * columns * rounding:
@@ -311,6 +311,6 @@ def _share_as_strong(tables: Floats, rounding: float, turns: tuple[NDArray[np.in
     strength = np.zeros(draws)
     for m, n in product(range(rows), range(columns)):
         # A shift of the phases rotates each mode.
-        shifted_modes = np.exp(2j * np.pi * (m * turns[0] / rows + n * turns[1] / columns)) @ modes[:, m, n]
+        shifted_modes = np.exp(2j * np.pi * (m * shifts[0] / rows + n * shifts[1] / columns)) @ modes[:, m, n]
         strength += np.abs(shifted_modes) ** 2
     return float(((strength >= observed * (1 - 1e-12)).sum() + 1) / (draws + 1))

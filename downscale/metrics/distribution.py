@@ -15,10 +15,10 @@ from downscale.errors import OptionError
 
 Floats = NDArray[np.float64]
 # A float32 has 24 significant bits; the last eight are rounded off: relative error at most 2**-16.
-DROPPED = 8
+DROPPED_BITS = 8
 RESOLUTION = 2.0**-16
 LARGEST = float(np.finfo(np.float32).max)
-MOST = (0x7F800000 >> DROPPED) - 1
+LARGEST_KEY = (0x7F800000 >> DROPPED_BITS) - 1
 # Ratio of possible to actual values above which values are sorted instead of counted.
 SPARSE = 16
 
@@ -43,17 +43,17 @@ class Distribution:
         """Return the distribution of finite values with positive weight; the shapes broadcast."""
         arrays = np.broadcast_arrays(values, weights)
         valid = np.isfinite(arrays[0]) & (arrays[1] > 0)
-        return cls._joined(arrays[0][valid], arrays[1][valid].astype(np.float64))
+        return cls._from_repeated(arrays[0][valid], arrays[1][valid].astype(np.float64))
 
     @classmethod
-    def _joined(cls, values: NDArray[np.floating], weights: Floats) -> Distribution:
-        keys, sums = _summed(_keys(values), weights)
+    def _from_repeated(cls, values: NDArray[np.floating], weights: Floats) -> Distribution:
+        keys, sums = _sum_by_key(_keys(values), weights)
         return cls(_values(keys), sums)
 
     def merge(self, other: Distribution) -> Distribution:
         """Return the distribution of both together."""
         values, weights = np.concatenate([self.values, other.values]), np.concatenate([self.weights, other.weights])
-        return self._joined(values, weights)
+        return self._from_repeated(values, weights)
 
     def quantile(self, level: float) -> float:
         """Return the least value at or below which the fraction ``level`` of the weight lies; NaN without values.
@@ -80,16 +80,18 @@ def _keys(values: NDArray[np.floating]) -> NDArray[np.int32]:
     single = np.ascontiguousarray(np.clip(values, -LARGEST, LARGEST), np.float32)
     size = np.abs(single).view(np.int32)
     # Rounding would take the largest values to infinity.
-    return np.copysign(np.minimum(size + (1 << (DROPPED - 1)) >> DROPPED, MOST), single).astype(np.int32)
+    return np.copysign(np.minimum(size + (1 << (DROPPED_BITS - 1)) >> DROPPED_BITS, LARGEST_KEY), single).astype(
+        np.int32
+    )
 
 
 def _values(keys: NDArray[np.int32]) -> NDArray[np.float32]:
     """Return the values of these integers."""
-    sizes = (np.abs(keys) << DROPPED).astype(np.int32).view(np.float32)
+    sizes = (np.abs(keys) << DROPPED_BITS).astype(np.int32).view(np.float32)
     return np.where(keys < 0, -sizes, sizes)
 
 
-def _summed(keys: NDArray[np.int32], weights: Floats) -> tuple[NDArray[np.int32], Floats]:
+def _sum_by_key(keys: NDArray[np.int32], weights: Floats) -> tuple[NDArray[np.int32], Floats]:
     """Return distinct keys, ascending, and the sum of the weights of each."""
     if not keys.size:
         return keys, weights

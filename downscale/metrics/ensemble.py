@@ -12,7 +12,7 @@ from downscale.fields.aggregate import Array, like, namespace
 
 Floats = NDArray[np.float64]
 # Spacing of cells in the test of flatness, because neighbouring cells are not independent.
-APART = 16
+CELL_SPACING = 16
 
 
 def crps(prediction: Array, target: Array, fair: bool = True) -> Array:
@@ -87,24 +87,24 @@ class Ranks:
 
     # (n_members + 1,): weights of cells by the number of members below the reference.
     counts: Floats = field(default_factory=lambda: np.empty(0))
-    # (n_members + 1,): the same, as unweighted counts of cells with the spacing ``APART``.
-    apart: Floats = field(default_factory=lambda: np.empty(0))
+    # (n_members + 1,): the same, as unweighted counts of cells with the spacing ``CELL_SPACING``.
+    sparse_counts: Floats = field(default_factory=lambda: np.empty(0))
 
     @classmethod
-    def of(cls, made: Floats, true: Floats, weight: Floats) -> Ranks:
+    def of(cls, members: Floats, target: Floats, weight: Floats) -> Ranks:
         """Return the counts of members (n_members, n_maps, n_y, n_x), targets and weights (n_maps, n_y, n_x).
 
         A reference value that equals some members (both dry) counts in equal parts for all ranks in between. Cells
         whose reference equals all members are ignored.
         """
-        below, same = (made < true).sum(axis=0), (made == true).sum(axis=0)
-        size = len(made) + 1
-        valid = (weight > 0) & (same < len(made))
-        histograms = [_shared(below[valid], same[valid], weight[valid], size)]
+        below, same = (members < target).sum(axis=0), (members == target).sum(axis=0)
+        size = len(members) + 1
+        valid = (weight > 0) & (same < len(members))
+        histograms = [_share_ranks(below[valid], same[valid], weight[valid], size)]
         sparse = np.zeros(valid.shape, bool)
-        sparse[..., APART // 2 :: APART, APART // 2 :: APART] = True
+        sparse[..., CELL_SPACING // 2 :: CELL_SPACING, CELL_SPACING // 2 :: CELL_SPACING] = True
         sparse &= valid
-        histograms.append(_shared(below[sparse], same[sparse], np.ones(int(sparse.sum())), size))
+        histograms.append(_share_ranks(below[sparse], same[sparse], np.ones(int(sparse.sum())), size))
         return cls(*histograms)
 
     def merge(self, other: Ranks) -> Ranks:
@@ -115,7 +115,7 @@ class Ranks:
             raise ShapeError(
                 f"expected ranks among as many members, received {self.counts.size - 1} and {other.counts.size - 1}"
             )
-        return Ranks(self.counts + other.counts, self.apart + other.apart)
+        return Ranks(self.counts + other.counts, self.sparse_counts + other.sparse_counts)
 
     @property
     def shares(self) -> Floats:
@@ -138,23 +138,23 @@ class Ranks:
     def flatness(self) -> float:
         """Probability of a histogram at least as uneven from a reliable ensemble: Pearson's chi-square test.
 
-        The test uses cells with the spacing ``APART`` as independent; NaN for fewer than five cells per rank.
+        The test uses cells with the spacing ``CELL_SPACING`` as independent; NaN for fewer than five cells per rank.
 
         References
         ----------
         Hamill, T. M. (2001), Interpretation of rank histograms for verifying ensemble forecasts, Monthly Weather Review
         129, 550-560.
         """
-        expected = self.apart.sum() / max(self.apart.size, 1)
+        expected = self.sparse_counts.sum() / max(self.sparse_counts.size, 1)
         if expected < 5:
             return float("nan")
         from scipy.stats import chi2
 
-        square = float(((self.apart - expected) ** 2 / expected).sum())
-        return float(chi2.sf(square, self.apart.size - 1))
+        square = float(((self.sparse_counts - expected) ** 2 / expected).sum())
+        return float(chi2.sf(square, self.sparse_counts.size - 1))
 
 
-def _shared(below: NDArray[np.int64], same: NDArray[np.int64], weight: Floats, size: int) -> Floats:
+def _share_ranks(below: NDArray[np.int64], same: NDArray[np.int64], weight: Floats, size: int) -> Floats:
     """Return equal parts of the weight of a cell for each rank from ``below`` to ``below + same``."""
     counts = np.zeros(size + 1)
     part = weight / (same + 1)

@@ -50,8 +50,8 @@ class EventCounts:
         event, other = (np.bincount(number, w * part, BINS).astype(float) for part in (t, 1 - t))
         return cls(event, other, float((w * (p - t) ** 2).sum()))
 
-    def __add__(self, more: EventCounts) -> EventCounts:
-        return EventCounts(self.event + more.event, self.other + more.other, self.brier + more.brier)
+    def __add__(self, counts: EventCounts) -> EventCounts:
+        return EventCounts(self.event + counts.event, self.other + counts.other, self.brier + counts.brier)
 
     def scores(self, decision: float = 0.5) -> dict[str, float]:
         """Return CSI, recall, precision, F1, F2, frequency bias, Brier score and base rate for a decision threshold.
@@ -150,25 +150,27 @@ def calibration(counts: NDArray[np.float64]) -> tuple[float, float]:
     """
     from scipy.optimize import minimize
 
-    share = counts / max(counts.sum(), np.finfo(float).tiny)
-    if not (share.sum(axis=1) > 0).all():
+    fractions = counts / max(counts.sum(), np.finfo(float).tiny)
+    if not (fractions.sum(axis=1) > 0).all():
         return 1.0, 0.0
 
-    def surprise(line: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def log_loss(line: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         x = line[0] * LOGITS + line[1]
-        value = share[0] @ np.logaddexp(0, -x) + share[1] @ np.logaddexp(0, x)
-        excess = share.sum(axis=0) / (1 + np.exp(-x)) - share[0]
-        off = line - (1.0, 0.0)
-        return float(value + RIDGE * off @ off), np.array([excess @ LOGITS, excess.sum()]) + 2 * RIDGE * off
+        value = fractions[0] @ np.logaddexp(0, -x) + fractions[1] @ np.logaddexp(0, x)
+        excess = fractions.sum(axis=0) / (1 + np.exp(-x)) - fractions[0]
+        deviation = line - (1.0, 0.0)
+        return float(value + RIDGE * deviation @ deviation), np.array(
+            [excess @ LOGITS, excess.sum()]
+        ) + 2 * RIDGE * deviation
 
-    slope, shift = minimize(surprise, np.array([1.0, 0.0]), jac=True, method="BFGS").x
+    slope, shift = minimize(log_loss, np.array([1.0, 0.0]), jac=True, method="BFGS").x
     return (float(slope), float(shift)) if slope > 0 else (1.0, 0.0)
 
 
-def calibrated_counts(counts: NDArray[np.float64], slope: float, shift: float) -> EventCounts:
+def probability_counts(counts: NDArray[np.float64], slope: float, shift: float) -> EventCounts:
     """Return counts by probability from those by logit, for slope and shift of the logits."""
-    chance = 1 / (1 + np.exp(-(slope * LOGITS + shift)))
-    return EventCounts.of(chance, 1.0, counts[0]) + EventCounts.of(chance, 0.0, counts[1])
+    probability = 1 / (1 + np.exp(-(slope * LOGITS + shift)))
+    return EventCounts.of(probability, 1.0, counts[0]) + EventCounts.of(probability, 0.0, counts[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +184,7 @@ class Fractions:
 
     @classmethod
     def of(
-        cls, made: Floats, true: Floats, weight: Floats, thresholds: tuple[float, ...], scales: tuple[int, ...]
+        cls, members: Floats, target: Floats, weight: Floats, thresholds: tuple[float, ...], scales: tuple[int, ...]
     ) -> Fractions:
         """Return the sums over members (n_members, n_maps, n_y, n_x), targets and weights (n_maps, n_y, n_x).
 
@@ -205,11 +207,11 @@ class Fractions:
             count = _window(valid.astype(np.float64), side)
             inverse_count = np.divide(1.0, count, out=np.zeros_like(count), where=count > 0)
             for i, threshold in enumerate(thresholds):
-                true_fraction = _window((true >= threshold) & valid, side) * inverse_count
-                for member in made:
+                true_fraction = _window((target >= threshold) & valid, side) * inverse_count
+                for member in members:
                     forecast_fraction = _window((member >= threshold) & valid, side) * inverse_count
-                    error[i, j] += float((weight * (forecast_fraction - true_fraction) ** 2).sum()) / len(made)
-                    most[i, j] += float((weight * (forecast_fraction**2 + true_fraction**2)).sum()) / len(made)
+                    error[i, j] += float((weight * (forecast_fraction - true_fraction) ** 2).sum()) / len(members)
+                    most[i, j] += float((weight * (forecast_fraction**2 + true_fraction**2)).sum()) / len(members)
         return cls(error, most)
 
     def merge(self, other: Fractions) -> Fractions:

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 # Width of a cell in metres.
 CELL = 10_000.0
 # Continuation of a field for a method without finite reach, as a fraction of the torus.
-WHOLE = 0.5
+UNBOUNDED_MARGIN = 0.5
 # Phases of each wave, in fractions of its length: real waves need two, nonlinear methods more.
 TURNS = 4
 SHIFTS = tuple(i / 8 for i in range(9))
@@ -62,7 +62,7 @@ def plane(rows: int, columns: int, cell: float = CELL) -> RectilinearGrid:
 
 
 def probe(
-    make: Callable[[RectilinearGrid], Upscaler],
+    build: Callable[[RectilinearGrid], Upscaler],
     cells: int = 32,
     statics: Mapping[str, float] | None = None,
 ) -> Probe:
@@ -77,13 +77,13 @@ def probe(
     statics : mapping of channel to number, optional
         Fine static features, the same everywhere.
     """
-    first = make(plane(cells, cells))
-    margin = int(np.ceil(cells * WHOLE)) if first.halo is None else max(first.halo)
+    first = build(plane(cells, cells))
+    margin = int(np.ceil(cells * UNBOUNDED_MARGIN)) if first.halo is None else max(first.halo)
     # The margin must cover windows that shift inward at an open end.
     margin += margin % first.multiple_of
     size = cells + 2 * margin
     grid = plane(size, size)
-    upscaler, factor = make(grid), (int(first.factor[0]), int(first.factor[1]))
+    upscaler, factor = build(grid), (int(first.factor[0]), int(first.factor[1]))
     shape = (size * factor[0], size * factor[1])
     constants = {name: np.full(shape, value) for name, value in (statics or {}).items()}
     place = Place(grid, grid.refine(*factor), statics=constants)
@@ -178,7 +178,7 @@ def measure_response(probe: Probe, level: float = 0.0, amplitude: float = 1.0, b
     if max(probe.factor) < 2:
         raise ShapeError(f"expected a factor of at least 2, received {probe.factor}: there are no images")
     axes = [axis for axis in (0, 1) if probe.factor[axis] > 1]
-    powers = np.mean([_along(probe, axis, level, amplitude) for axis in axes], axis=0)
+    powers = np.mean([_wave_powers(probe, axis, level, amplitude) for axis in axes], axis=0)
     frequency = np.arange(1, (probe.cells + 1) // 2) / probe.cells
     output = probe(np.full((probe.cells, probe.cells), float(level)))
     # A wave of this amplitude has the variance amplitude**2 / 2; powers far below rounding of the level count as zero.
@@ -187,7 +187,7 @@ def measure_response(probe: Probe, level: float = 0.0, amplitude: float = 1.0, b
     return Response(frequency, powers[0], powers[1], powers[2], float(constant_power), band)
 
 
-def _along(probe: Probe, axis: int, level: float, amplitude: float) -> Floats:
+def _wave_powers(probe: Probe, axis: int, level: float, amplitude: float) -> Floats:
     """Return gain, power of images and of harmonics for each wave along an axis, shape (3, F)."""
     cells, factor, rows = probe.cells, probe.factor[axis], []
     place = (np.arange(cells) + 0.5) / cells
@@ -300,21 +300,21 @@ def equivariance(
     if field is None:
         maps = level + amplitude * red_noise(probe.cells)
     else:
-        maps = mirrored(np.asarray(field, dtype=np.float64), probe.cells)
-    moves = np.asarray(shifts, dtype=np.float64)
+        maps = mirror(np.asarray(field, dtype=np.float64), probe.cells)
+    offsets = np.asarray(shifts, dtype=np.float64)
     spread = maps.std(axis=(-2, -1), keepdims=True)
     if not np.isfinite(maps).all() or not spread.all():
         raise InputError("expected finite coarse maps that vary, received NaN or constant ones; choose another region")
-    maps = _passed(maps, band)
+    maps = _filter_band(maps, band)
     fine, errors = probe(maps), []
-    for move in moves:
+    for offset in offsets:
         squares = []
         for axis in ("rows", "columns"):
-            oracle = fourier_shift(fine, **{axis: move * probe.factor[axis == "columns"]})
-            squares.append((((probe(fourier_shift(maps, **{axis: move})) - oracle) / spread) ** 2).mean())
+            oracle = fourier_shift(fine, **{axis: offset * probe.factor[axis == "columns"]})
+            squares.append((((probe(fourier_shift(maps, **{axis: offset})) - oracle) / spread) ** 2).mean())
         errors.append(np.mean(squares) ** 0.5)
-    blobs = np.array([_displacement(probe, move, level, amplitude) for move in moves])
-    return Equivariance(moves, np.array(errors), blobs, probe.exact, band)
+    blobs = np.array([_displacement(probe, offset, level, amplitude) for offset in offsets])
+    return Equivariance(offsets, np.array(errors), blobs, probe.exact, band)
 
 
 def red_noise(cells: int, slope: float = SLOPE, count: int = 4, seed: int = SEED) -> Floats:
@@ -333,14 +333,14 @@ def red_noise(cells: int, slope: float = SLOPE, count: int = 4, seed: int = SEED
     return maps / maps.std(axis=(-2, -1), keepdims=True)
 
 
-def _passed(maps: Floats, band: float) -> Floats:
+def _filter_band(maps: Floats, band: float) -> Floats:
     """Return maps with only the waves up to a frequency along each axis."""
     number = np.abs(np.fft.fftfreq(maps.shape[-1]))
     in_band = np.maximum(number[:, None], number) <= band * (1 + 1e-9)
     return np.fft.ifft2(np.fft.fft2(maps) * in_band).real
 
 
-def mirrored(maps: Floats, cells: int) -> Floats:
+def mirror(maps: Floats, cells: int) -> Floats:
     """Return maps of half as many cells continued by their mirror images, which is periodic without a jump."""
     if maps.shape[-2:] != (cells // 2, cells // 2):
         raise ShapeError(f"expected maps of {cells // 2} x {cells // 2} cells, received {maps.shape[-2:]}; crop them")

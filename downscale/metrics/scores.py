@@ -43,13 +43,13 @@ class Moments:
     product: float = 0.0
 
     @classmethod
-    def of(cls, made: Floats, true: Floats, weight: Floats) -> Moments:
+    def of(cls, prediction: Floats, target: Floats, weight: Floats) -> Moments:
         """Return the moments of finite values of one shape."""
         total = float(weight.sum())
         if total == 0:
             return cls()
-        mean, true_mean = float((weight * made).sum()) / total, float((weight * true).sum()) / total
-        anomaly, true_anomaly = made - mean, true - true_mean
+        mean, true_mean = float((weight * prediction).sum()) / total, float((weight * target).sum()) / total
+        anomaly, true_anomaly = prediction - mean, target - true_mean
         sums = [
             float((weight * a * b).sum())
             for a, b in ((anomaly, anomaly), (true_anomaly, true_anomaly), (anomaly, true_anomaly))
@@ -95,25 +95,25 @@ class Spectra:
     wavenumber: Floats  # (n_rings,): in cycles per m, or per cell without spacing
     # (n_rings,): sums of the power of predictions and targets, in units of the field squared, each map with its
     # weight.
-    made: Floats
-    true: Floats
+    prediction: Floats
+    target: Floats
     weight: float  # sum of the weights of maps
 
     @classmethod
-    def of(cls, made: Floats, true: Floats, weight: Floats, spacing: Spacing | None = None) -> Spectra | None:
+    def of(cls, prediction: Floats, target: Floats, weight: Floats, spacing: Spacing | None = None) -> Spectra | None:
         """Return the sums over predictions (n_members, n_maps, n_y, n_x), targets and weights (n_maps, n_y, n_x).
 
         Cells without weight are gaps in both fields. Members are averaged in power, not in phase, because their mean is
         too smooth. None if maps are too small, or too elongated, for a spectrum.
         """
-        shape = (true.shape[-2], true.shape[-1])
+        shape = (target.shape[-2], target.shape[-1])
         closed, step = (False, (1.0, 1.0)) if spacing is None else (spacing.periodic, mean_steps(spacing))
         if not has_rings(shape, step):
             return None
         table = rings(shape, step)
         window, valid, map_weight = taper(shape, closed), weight > 0, weight.sum(axis=(-2, -1))
-        power = radial_power(made, np.broadcast_to(valid, made.shape), window, table).mean(axis=0)
-        true_power = radial_power(true, valid, window, table)
+        power = radial_power(prediction, np.broadcast_to(valid, prediction.shape), window, table).mean(axis=0)
+        true_power = radial_power(target, valid, window, table)
         return cls(table.wavenumber, map_weight @ power, map_weight @ true_power, float(map_weight.sum()))
 
     def merge(self, other: Spectra) -> Spectra:
@@ -124,23 +124,23 @@ class Spectra:
                 f"expected spectra of maps of one shape and spacing, received {self.wavenumber.size} and "
                 f"{other.wavenumber.size} rings; score other grids apart"
             )
-        sums = (self.made + other.made, self.true + other.true, self.weight + other.weight)
+        sums = (self.prediction + other.prediction, self.target + other.target, self.weight + other.weight)
         return Spectra(self.wavenumber, *sums)
 
     @property
     def power(self) -> tuple[Floats, Floats]:
         """Mean spectra of prediction and target; NaN without data."""
         weight = self.weight if self.weight > 0 else np.nan
-        return self.made / weight, self.true / weight
+        return self.prediction / weight, self.target / weight
 
     @property
     def distance(self) -> float:
         """Root mean square over rings of the ratio of both spectra in decibels; infinite if one has no power."""
-        has_power = (self.made > 0) | (self.true > 0)
+        has_power = (self.prediction > 0) | (self.target > 0)
         if not has_power.any():
             return float("nan")
         with np.errstate(divide="ignore"):
-            ratio = 10 * (np.log10(self.made[has_power]) - np.log10(self.true[has_power]))
+            ratio = 10 * (np.log10(self.prediction[has_power]) - np.log10(self.target[has_power]))
         return float((ratio**2).mean() ** 0.5)
 
 
@@ -185,8 +185,8 @@ class Sums:
 
     cells: dict[str, float] = field(default_factory=dict)
     moments: Moments = field(default_factory=Moments)
-    made: Distribution = field(default_factory=Distribution)
-    true: Distribution = field(default_factory=Distribution)
+    prediction: Distribution = field(default_factory=Distribution)
+    target: Distribution = field(default_factory=Distribution)
     spectra: Spectra | None = None
     ranks: Ranks = field(default_factory=Ranks)
     fractions: Fractions = field(default_factory=Fractions)
@@ -198,9 +198,9 @@ class Sums:
         spectra = other.spectra if self.spectra is None else self.spectra
         if self.spectra is not None and other.spectra is not None:
             spectra = self.spectra.merge(other.spectra)
-        made, true = self.made.merge(other.made), self.true.merge(other.true)
+        prediction, target = self.prediction.merge(other.prediction), self.target.merge(other.target)
         ranks, fractions = self.ranks.merge(other.ranks), self.fractions.merge(other.fractions)
-        return Sums(cells, self.moments.merge(other.moments), made, true, spectra, ranks, fractions)
+        return Sums(cells, self.moments.merge(other.moments), prediction, target, spectra, ranks, fractions)
 
     def mean(self, name: str, by: str = "weight") -> float:
         """Return a sum divided by its weight; NaN without weight."""
@@ -253,7 +253,7 @@ class Scores:
         ShapeError
             If shapes do not match, or the number of members differs from that of earlier maps.
         """
-        members, targets, weights, missing = _counted(prediction, target, weight)
+        members, targets, weights, missing = _mask_arrays(prediction, target, weight)
         if self.members not in (None, len(members)):
             raise ShapeError(f"expected {self.members} members as before, received {len(members)}; score them apart")
         self.members = len(members)
@@ -289,7 +289,7 @@ class Scores:
 
     def quantiles(self, levels: ArrayLike) -> tuple[Floats, Floats]:
         """Return area-weighted quantiles of predictions and targets, one per level."""
-        prediction, target = self.sums.made, self.sums.true
+        prediction, target = self.sums.prediction, self.sums.target
         probs = np.atleast_1d(np.asarray(levels, dtype=np.float64))
         return np.array([prediction.quantile(q) for q in probs]), np.array([target.quantile(q) for q in probs])
 
@@ -322,7 +322,7 @@ def score(name: str, prediction: ArrayLike, target: ArrayLike, weight: ArrayLike
     return scores[name]
 
 
-def _counted(prediction: ArrayLike, target: ArrayLike, weight: ArrayLike) -> tuple[Floats, Floats, Floats, float]:
+def _mask_arrays(prediction: ArrayLike, target: ArrayLike, weight: ArrayLike) -> tuple[Floats, Floats, Floats, float]:
     """Return members (M, n, y, x), targets and weights (n, y, x), zero for ignored cells, and the ignored weight."""
     members, targets = np.asarray(prediction, dtype=np.float64), np.asarray(target, dtype=np.float64)
     if members.ndim == targets.ndim:
@@ -339,45 +339,45 @@ def _counted(prediction: ArrayLike, target: ArrayLike, weight: ArrayLike) -> tup
     return members, np.where(valid, targets, 0.0).reshape(shape), np.where(valid, weights, 0.0).reshape(shape), missing
 
 
-def _sums(made: Floats, true: Floats, share: Floats, lost: float, setting: Setting) -> Sums:
-    mean = made.mean(axis=0)
-    error = mean - true
+def _sums(members: Floats, target: Floats, weight: Floats, missing: float, setting: Setting) -> Sums:
+    mean = members.mean(axis=0)
+    error = mean - target
     cells = {
-        "weight": share.sum(),
-        "missing": lost,
-        "absolute": (share * np.abs(error)).sum(),
-        "square": (share * error**2).sum(),
-        "crps": (share * crps(made, true)).sum(),
+        "weight": weight.sum(),
+        "missing": missing,
+        "absolute": (weight * np.abs(error)).sum(),
+        "square": (weight * error**2).sum(),
+        "crps": (weight * crps(members, target)).sum(),
     }
-    if len(made) > 1:
-        cells["variance"] = (share * made.var(axis=0, ddof=1)).sum()
+    if len(members) > 1:
+        cells["variance"] = (weight * members.var(axis=0, ddof=1)).sum()
     if setting.wet is not None:
-        cells["wet"] = (share * (made >= setting.wet).mean(axis=0)).sum()
-        cells["true_wet"] = (share * (true >= setting.wet)).sum()
+        cells["wet"] = (weight * (members >= setting.wet).mean(axis=0)).sum()
+        cells["true_wet"] = (weight * (target >= setting.wet)).sum()
     if setting.spacing is not None:
-        cells |= _slope_sums(made, true, share, setting.spacing)
-    spectra = Spectra.of(made, true, share, setting.spacing)
-    distribution = Distribution.of(made, share / len(made))
+        cells |= _slope_sums(members, target, weight, setting.spacing)
+    spectra = Spectra.of(members, target, weight, setting.spacing)
+    distribution = Distribution.of(members, weight / len(members))
     totals = {name: float(value) for name, value in cells.items()}
-    ranks = Ranks.of(made, true, share) if len(made) > 1 else Ranks()
+    ranks = Ranks.of(members, target, weight) if len(members) > 1 else Ranks()
     events = Fractions()
     if setting.thresholds:
-        events = Fractions.of(made, true, share, setting.thresholds, setting.scales)
+        events = Fractions.of(members, target, weight, setting.thresholds, setting.scales)
     return Sums(
-        totals, Moments.of(mean, true, share), distribution, Distribution.of(true, share), spectra, ranks, events
+        totals, Moments.of(mean, target, weight), distribution, Distribution.of(target, weight), spectra, ranks, events
     )
 
 
-def _slope_sums(made: Floats, true: Floats, share: Floats, spacing: Spacing) -> dict[str, float]:
+def _slope_sums(members: Floats, target: Floats, weight: Floats, spacing: Spacing) -> dict[str, float]:
     """Return sums of squared differences of gradients, for stencils without missing cells."""
-    gap = np.pad(share == 0, ((0, 0), (0, 0), (1, 1)), mode="wrap" if spacing.periodic else "edge")
-    gap = gap[..., :-2] | gap[..., 1:-1] | gap[..., 2:]
-    gap = np.pad(gap, ((0, 0), (1, 1), (0, 0)), mode="edge")
-    weight = np.where(gap[:, :-2] | gap[:, 1:-1] | gap[:, 2:], 0.0, share)
-    east, north = sobel(made - true, spacing)
+    has_gap = np.pad(weight == 0, ((0, 0), (0, 0), (1, 1)), mode="wrap" if spacing.periodic else "edge")
+    has_gap = has_gap[..., :-2] | has_gap[..., 1:-1] | has_gap[..., 2:]
+    has_gap = np.pad(has_gap, ((0, 0), (1, 1), (0, 0)), mode="edge")
+    complete_weight = np.where(has_gap[:, :-2] | has_gap[:, 1:-1] | has_gap[:, 2:], 0.0, weight)
+    east, north = sobel(members - target, spacing)
     return {
-        "slope_weight": float(weight.sum()),
-        "slope_square": float((weight * (east**2 + north**2).mean(axis=0)).sum()),
+        "slope_weight": float(complete_weight.sum()),
+        "slope_square": float((complete_weight * (east**2 + north**2).mean(axis=0)).sum()),
     }
 
 
@@ -393,8 +393,8 @@ SCORES: dict[str, Callable[[Scores], float]] = {
     "spread_skill": lambda s: spread_skill(s.sums.mean("variance"), s.sums.mean("square"), s.members or 0),
     "rank_unevenness": lambda scores: scores.sums.ranks.unevenness,
     "rank_flatness": lambda scores: scores.sums.ranks.flatness,
-    "extreme": lambda scores: scores.sums.made.quantile(scores.setting.extreme),
-    "true_extreme": lambda scores: scores.sums.true.quantile(scores.setting.extreme),
+    "extreme": lambda scores: scores.sums.prediction.quantile(scores.setting.extreme),
+    "true_extreme": lambda scores: scores.sums.target.quantile(scores.setting.extreme),
     "extreme_bias": lambda scores: scores["extreme"] - scores["true_extreme"],
     "wet_frequency": lambda scores: scores.sums.mean("wet"),
     "true_wet_frequency": lambda scores: scores.sums.mean("true_wet"),

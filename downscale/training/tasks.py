@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from downscale.errors import InputError, OptionError
 from downscale.losses.compose import LossContext, Sobolev, Spectral, Terrain, WeightedSum
 from downscale.losses.probabilistic import event_loss
-from downscale.metrics.events import LOGITS, EventCounts, calibrated_counts, calibration, logit_counts, occurs
+from downscale.metrics.events import LOGITS, EventCounts, calibration, logit_counts, occurs, probability_counts
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
 from downscale.nn.learned import Learned
 from downscale.nn.spec import Code, Event, ModelSpec
@@ -392,11 +392,11 @@ class Segmentation(Downscaling):
         counts = sums[:, :-1].reshape(-1, 2, len(LOGITS)).numpy()
         line = calibration(counts.sum(axis=0))
         assert self.prepared.recipe.event is not None
-        level, value = calibrated_counts(counts.sum(axis=0), *line).best(self.prepared.recipe.event.decision)
+        level, value = probability_counts(counts.sum(axis=0), *line).best(self.prepared.recipe.event.decision)
         for model in (self.model, self.averaged):
             model.decision.fill_(level)  # type: ignore[union-attr, operator]
             model.calibration.copy_(torch.tensor(line))  # type: ignore[union-attr, operator]
-        brier = torch.tensor([calibrated_counts(row, *line).brier for row in counts], dtype=torch.float64)
+        brier = torch.tensor([probability_counts(row, *line).brier for row in counts], dtype=torch.float64)
         self.errors = torch.stack([brier, sums[:, -1], sums[:, :-1].sum(dim=1)], dim=-1)[:, None]
         # Without any event all rounds score the same.
         return 1.0 if math.isnan(value) else 1 - value
