@@ -31,7 +31,7 @@ from downscale.nn.conv_transpose import ConservativeConvTranspose2d
 from downscale.nn.layers import HALVINGS, DilatedConv2d, GlobalAttention, Shuffle, WindowedAttention, convolution
 from downscale.nn.separable import operator
 from downscale.nn.upsampling import ConsistentShuffle, resize, shuffle, smooth_layers, sobolev, upsamplers
-from downscale.plot.style import blank
+from downscale.plot.style import new_figure
 
 WIDTH, PATCH, BATCH, EDGE, HALO = 16, 56, 16, 12, 16
 # Cycles per coarse cell below which waves are long (one standard deviation of a Gaussian).
@@ -310,7 +310,7 @@ def table(rows: dict[str, dict[str, float]], unit: float) -> str:
 def draw(rows: dict[str, Any], fields: dict[str, np.ndarray], path: Path) -> None:
     """Plot part of one held-out map minus a smooth map, for each layer, to show artefacts."""
     columns = (len(fields) + 1) // 2
-    figure = blank(2.5 * columns, 6.6, layout="constrained")
+    figure = new_figure(2.5 * columns, 6.6, layout="constrained")
     panels = figure.subplots(2, columns).ravel()
     for panel in panels:
         panel.axis("off")

@@ -166,9 +166,9 @@ def draw(every: dict[str, np.ndarray], tiles: Tiles, cap: float, path: Path) -> 
     """Plot four generated and four real maps, shaded from the north-west, with slopes and spectra."""
     from matplotlib.colors import LightSource
 
-    from downscale.plot.style import blank
+    from downscale.plot.style import new_figure
 
-    figure = blank(10, 8, layout="constrained")
+    figure = new_figure(10, 8, layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(2, 1))
     light = LightSource(315, 40)
     real = tiles.heights[np.linspace(0, len(tiles.heights) - 1, 4).astype(int)]

@@ -395,9 +395,9 @@ def test_figures_are_drawn(tmp_path: Path) -> None:
 
 
 def test_spectra_have_a_line_for_each_method_and_the_truth(scored: xr.Dataset) -> None:
-    from downscale.evaluation.figures import spectra
+    from downscale.evaluation.figures import draw_spectra
 
-    panel = spectra(scored, "tas").axes[0]
+    panel = draw_spectra(scored, "tas").axes[0]
     lines = {line.get_label(): line for line in panel.lines}
     assert list(lines) == ["truth", *METHODS[:3], "lapse"]
     np.testing.assert_allclose(lines["truth"].get_ydata(), scored.tas_true_power[0])

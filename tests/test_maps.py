@@ -24,9 +24,9 @@ from downscale.cf.horizontal import horizontal
 from downscale.cf.mapping import unrotate
 from downscale.errors import GridError, InputError, OptionError, OutputError
 from downscale.plot import compare
-from downscale.plot.cells import choose_projection, find_field, read_cells, window
-from downscale.plot.maps import installed_coast, relief_level, robust_limits, round_degrees
-from downscale.plot.style import degrees, raised, value_words
+from downscale.plot.cells import choose_projection, crop_axis, find_field, read_cells
+from downscale.plot.maps import find_coast, orography_level, robust_limits, round_degrees
+from downscale.plot.style import degree_label, format_unit, value_words
 
 SAMPLE = Path(__file__).parents[1] / "downscale" / "sample"
 TAS = {"standard_name": "air_temperature", "long_name": "near-surface air temperature", "units": "K"}
@@ -223,8 +223,8 @@ def test_cells_have_the_bounds_of_a_dataset() -> None:
 
 def test_windows_cut_divide_and_fill_gaps() -> None:
     axis = read_cells(*find_field(field(0, 4, 350, 358, (2, 4)))).grid.x
-    np.testing.assert_allclose(window(axis, -9.0, 0.0, np.inf).edges, [-9, -8, -6, -4, -2, 0])
-    np.testing.assert_allclose(window(axis, -8.0, -6.0, 1.0).edges, [-8, -7, -6])
+    np.testing.assert_allclose(crop_axis(axis, -9.0, 0.0, np.inf).edges, [-9, -8, -6, -4, -2, 0])
+    np.testing.assert_allclose(crop_axis(axis, -8.0, -6.0, 1.0).edges, [-8, -7, -6])
 
 
 def test_missing_cells_are_grey_and_never_a_colour() -> None:
@@ -418,7 +418,7 @@ def test_installed_coastlines_are_found_and_drawn(tmp_path: Path, monkeypatch: p
     import cartopy
     import shapefile
 
-    assert installed_coast(60.0) is None
+    assert find_coast(60.0) is None
     folder = tmp_path / "shapefiles" / "natural_earth" / "physical"
     folder.mkdir(parents=True)
     with shapefile.Writer(str(folder / "ne_110m_coastline")) as shapes:
@@ -426,7 +426,7 @@ def test_installed_coastlines_are_found_and_drawn(tmp_path: Path, monkeypatch: p
         shapes.line([[[-120.0, 20.0], [-60.0, 50.0]]])
         shapes.record("a coast")
     monkeypatch.setitem(cartopy.config, "data_dir", tmp_path)
-    assert installed_coast(60.0) == folder / "ne_110m_coastline.shp"
+    assert find_coast(60.0) == folder / "ne_110m_coastline.shp"
     coarse, fine = pair(15, 60, 225, 315)
     figure = compare(coarse, fine, sftlf=fine)
     assert contours(figure) == []
@@ -440,8 +440,8 @@ def test_installed_coastlines_are_found_and_drawn(tmp_path: Path, monkeypatch: p
 )
 def test_relief_is_one_round_altitude_within_the_range(top: float, level: float | None) -> None:
     orog = read_cells(*find_field(plane(np.full((5, 5), top), 1000.0)))
-    assert relief_level(orog) == level
-    assert relief_level(None) is None
+    assert orography_level(orog) == level
+    assert orography_level(None) is None
 
 
 @pytest.mark.parametrize(
@@ -497,18 +497,18 @@ def test_no_text_overlaps_another_or_leaves_the_sheet(domain: tuple[float, ...],
 
 
 def test_units_and_degrees_are_set_with_care() -> None:
-    assert raised("kg m-2 s-1") == "kg\xa0m\u207b\xb2\xa0s\u207b\xb9"
-    assert raised("m^2 s**-1") == "m\xb2\xa0s\u207b\xb9"
-    assert raised("10-3 m") == "10\u207b\xb3\xa0m"
-    assert raised("%") == "%"
-    assert [degrees(v, "EW") for v in (0.0, 180.0, 185.0, 285.0, 15.0)] == [
+    assert format_unit("kg m-2 s-1") == "kg\xa0m\u207b\xb2\xa0s\u207b\xb9"
+    assert format_unit("m^2 s**-1") == "m\xb2\xa0s\u207b\xb9"
+    assert format_unit("10-3 m") == "10\u207b\xb3\xa0m"
+    assert format_unit("%") == "%"
+    assert [degree_label(v, "EW") for v in (0.0, 180.0, 185.0, 285.0, 15.0)] == [
         "0°",
         "180°",
         "175°W",
         "75°W",
         "15°E",
     ]
-    assert degrees(-30.0, "NS") == "30°S"
+    assert degree_label(-30.0, "NS") == "30°S"
 
 
 @pytest.mark.parametrize("reach", [0.3, 2.0, 17.0, 90.0, 360.0])
@@ -723,7 +723,7 @@ def test_a_step_is_dated_by_any_coordinate_that_tells_its_date() -> None:
 
 @pytest.mark.parametrize("unit", ["degC", "degree_C", "celsius", "degrees_Celsius"])
 def test_degrees_celsius_are_written_as_such(unit: str) -> None:
-    assert raised(unit) == "°C"
+    assert format_unit(unit) == "°C"
 
 
 def test_an_ocean_model_over_the_date_line_is_drawn_cell_by_cell() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from downscale.artefacts.diagnosis import Diagnosis
-from downscale.plot.style import INK, SOFT_INK, blank, check_path, write
+from downscale.plot.style import INK, SOFT_INK, check_path, new_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ def draw(found: Diagnosis, path: Path | None = None) -> Figure:
     drawings = [draw_panel for name, draw_panel in PANELS if getattr(found, name) is not None]
     columns = len(drawings) if len(drawings) < 4 else -(-len(drawings) // 2)
     rows = -(-len(drawings) // columns)
-    figure = blank(WIDE * columns, HIGH * rows + 0.5, layout="constrained")
+    figure = new_figure(WIDE * columns, HIGH * rows + 0.5, layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for panel, draw_panel in zip(axes, drawings, strict=False):
         draw_panel(panel, found)
@@ -33,7 +33,7 @@ def draw(found: Diagnosis, path: Path | None = None) -> Figure:
         panel.remove()
     title = f"{found.kind} {found.subject}, {' x '.join(map(str, found.factor))} fine cells in a coarse one"
     figure.suptitle(title, color=INK, fontsize=13, parse_math=False)
-    return write(figure, target, DPI)
+    return write_figure(figure, target, DPI)
 
 
 def _label(panel: Any, title: str, x: str = "", y: str = "") -> None:

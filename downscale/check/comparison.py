@@ -393,7 +393,7 @@ def _as_dask(data: Any) -> da.Array:
 
 
 def _block_sizes(fine: da.Array, factor_y: int, largest_size: int) -> tuple[tuple[Any, ...], tuple[int, ...]]:
-    """Return chunk sizes of the other dimensions, and of the coarse rows, for blocks of at most ``largest_size`` values.
+    """Return chunk sizes of other dimensions and of coarse rows for blocks of at most ``largest_size`` values.
 
     Dimensions are split only as far as needed: Dask copies what it splits off.
     """

@@ -23,12 +23,11 @@ from downscale.check.conservation import check_conservation
 from downscale.errors import InputError, OptionError
 from downscale.evaluation.schema import COST, LAW, Method
 from downscale.evaluation.truth import Block, Truth
-from downscale.methods.learned import opened
 from downscale.methods.registry import find_method, is_learned
 from downscale.metrics.events import EventCounts, occurs
 from downscale.metrics.scores import Scores
 from downscale.models import path_of
-from downscale.models.checkpoint import Record, load_record
+from downscale.models.checkpoint import Record, load
 from downscale.training.pairs import prefix_errors
 from downscale.training.schema import EventRule, TrainingRecipe, load_training
 
@@ -66,16 +65,16 @@ class Cost:
         self._before = float("nan")
         with suppress(OSError):
             CLEAR.write_text("5")
-            self._before = _resident("VmRSS")
+            self._before = _resident_bytes("VmRSS")
         self._start = time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seconds += time.perf_counter() - self._start
-        self.memory = float(np.fmax(self.memory, np.maximum(_resident("VmHWM") - self._before, 0)))
+        self.memory = float(np.fmax(self.memory, np.maximum(_resident_bytes("VmHWM") - self._before, 0)))
 
 
-def _resident(key: str) -> float:
+def _resident_bytes(key: str) -> float:
     """Return a line of the system's memory report on this process, in bytes; NaN if there is none."""
     with suppress(OSError):
         for line in STATUS.read_text().splitlines():
@@ -84,16 +83,16 @@ def _resident(key: str) -> float:
     return float("nan")
 
 
-def is_mask(made: xr.Dataset, name: str) -> bool:
+def is_mask(output: xr.Dataset, name: str) -> bool:
     """Return whether the output of a method is the mask of an event instead of the field ``name``."""
-    return name not in made
+    return name not in output
 
 
-def event_probability(made: xr.Dataset) -> tuple[xr.DataArray, float]:
+def event_probability(output: xr.Dataset) -> tuple[xr.DataArray, float]:
     """Return the probability of a model's event, and its decision probability."""
-    for flag in made.data_vars.values():
+    for flag in output.data_vars.values():
         if "decision_threshold" in flag.attrs:
-            return made[flag.attrs["ancillary_variables"]], float(flag.attrs["decision_threshold"])
+            return output[flag.attrs["ancillary_variables"]], float(flag.attrs["decision_threshold"])
     raise InputError("expected a field, or a flag with its probability, received neither; choose another method")
 
 
@@ -116,57 +115,57 @@ class MethodScores:
     method: str
     scores: dict[str, Scores]  # by variable
     event: EventRule | None = None  # event of the first variable, whose mask is scored
-    seen: int = 0  # times in the training data of the method
+    trained_times: int = 0  # times in the training data of the method
     # By variable: the largest relative error of a coarse cell and of the integral of a map, and the number of values
     # out of bounds; empty for masks, to which conservation does not apply.
-    law: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    conservation: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)
     counts: EventCounts = field(default_factory=lambda: EventCounts.of([], []))
     decision: float = HALF  # decision probability of the mask
 
-    def add(self, block: Block, made: xr.Dataset) -> None:
+    def add(self, block: Block, output: xr.Dataset) -> None:
         """Score the maps of a block."""
-        fields = [name for name in self.truth.names if not is_mask(made, name)]
+        fields = [name for name in self.truth.names if not is_mask(output, name)]
         if fields:
-            self._add_fields(block, made, fields)
+            self._add_fields(block, output, fields)
         if self.event is not None:
-            self._add_mask(block, made, self.event)
+            self._add_mask(block, output, self.event)
         elif not fields:
             raise OptionError("expected a field, received the mask of an event; set event in the recipe")
 
-    def _add_fields(self, block: Block, made: xr.Dataset, names: list[str]) -> None:
-        report = check_conservation(block.coarse, made, bounds=dict(self.truth.bounds), data_vars=names)
+    def _add_fields(self, block: Block, output: xr.Dataset, names: list[str]) -> None:
+        report = check_conservation(block.coarse, output, bounds=dict(self.truth.bounds), data_vars=names)
         for name in names:
             target = block.fine[name]
-            self.scores[name].add(self._like(made[name], target), self._like(target, target), self.truth.area)
-            entry, previous = report[name], self.law.get(name, (0.0, 0.0, 0))
+            self.scores[name].add(self._like(output[name], target), self._like(target, target), self.truth.area)
+            entry, previous = report[name], self.conservation.get(name, (0.0, 0.0, 0))
             lost_error = math.inf if entry.cells_lost else 0.0
-            self.law[name] = (
+            self.conservation[name] = (
                 max(previous[0], entry.max_relative_error, lost_error), max(previous[1], entry.global_error),
                 previous[2] + entry.values_out_of_bounds,
             )  # fmt: skip
 
-    def _add_mask(self, block: Block, made: xr.Dataset, event: EventRule) -> None:
+    def _add_mask(self, block: Block, output: xr.Dataset, event: EventRule) -> None:
         name = self.truth.names[0]
         target = mark_event(self._like(block.fine[name], block.fine[name]), event)
-        if is_mask(made, name):
-            flag, self.decision = event_probability(made)
+        if is_mask(output, name):
+            flag, self.decision = event_probability(output)
             probability = self._like(flag, block.fine[name])
         else:
-            events = mark_event(self._like(made[name], block.fine[name]), event)
+            events = mark_event(self._like(output[name], block.fine[name]), event)
             probability, self.decision = (events if events.ndim == target.ndim else events.mean(axis=0)), HALF
         self.counts = self.counts + EventCounts.of(probability, target, self.truth.area)
 
-    def _like(self, made: xr.DataArray, target: xr.DataArray) -> Floats:
+    def _like(self, output: xr.DataArray, target: xr.DataArray) -> Floats:
         """Return values with the dimensions of the target; any other comes first and holds members."""
         lead = [str(dim) for dim in target.dims if dim not in self.truth.dims]
-        members = [str(dim) for dim in made.dims if dim not in target.dims]
-        return np.asarray(made.transpose(*members, *lead, *self.truth.dims).values, dtype=np.float64)
+        members = [str(dim) for dim in output.dims if dim not in target.dims]
+        return np.asarray(output.transpose(*members, *lead, *self.truth.dims).values, dtype=np.float64)
 
     def value(self, variable: str, score: str) -> float:
         """Return one score of a variable; NaN for the conservation of a mask."""
         if score in LAW:
-            return float(self.law.get(variable, (math.nan,) * len(LAW))[LAW.index(score)])
+            return float(self.conservation.get(variable, (math.nan,) * len(LAW))[LAW.index(score)])
         if score.startswith(PREFIX):
             return self.counts.scores(self.decision)[score.removeprefix(PREFIX)]
         if score in COST:
@@ -178,28 +177,28 @@ class MethodScores:
 class ReadyMethod:
     """A method ready to run."""
 
-    how: Method  # entry of the recipe
+    entry: Method  # entry of the recipe
     method: Any  # A name, or a model in memory
     record: Record | None = None  # training record of a learned model
 
     @property
     def label(self) -> str:
         """Name in tables."""
-        return self.how.label
+        return self.entry.label
 
     def arguments(self, truth: Truth) -> dict[str, Any]:
         """Return the arguments of ``downscale.downscale`` for one source."""
-        how, learned = self.how, is_learned(self.method)
-        needs_orog = learned or how.lapse_rate is not None
+        entry, is_model = self.entry, is_learned(self.method)
+        needs_orog = is_model or entry.lapse_rate is not None
         options = {
-            "taps": None if learned else how.taps, "order": None if learned else how.order, "members": how.members,
-            "seed": None if how.members is None else how.seed, "smoothing": how.smoothing,
-            "lapse_rate": how.lapse_rate, "orog": truth.statics.get("orog") if needs_orog else None,
-            "sftlf": truth.statics.get("sftlf") if learned else None,
+            "taps": None if is_model else entry.taps, "order": None if is_model else entry.order,
+            "members": entry.members, "seed": None if entry.members is None else entry.seed, "smoothing": entry.smoothing,
+            "lapse_rate": entry.lapse_rate, "orog": truth.statics.get("orog") if needs_orog else None,
+            "sftlf": truth.statics.get("sftlf") if is_model else None,
         }  # fmt: skip
         return {
-            "factor": truth.factor, "method": self.method, "conserve": how.conserve, "data_vars": list(truth.names),
-            "bounds": truth.bounds if how.bounded and how.conserve == "cell" else None, "device": how.device,
+            "factor": truth.factor, "method": self.method, "conserve": entry.conserve, "data_vars": list(truth.names),
+            "bounds": truth.bounds if entry.bounded and entry.conserve == "cell" else None, "device": entry.device,
             "check": "skip", **{name: value for name, value in options.items() if value is not None},
         }  # fmt: skip
 
@@ -216,35 +215,35 @@ def open_methods(methods: Sequence[Method], factor: tuple[int, int], folder: Pat
 
     Faults of all recipes and checkpoints are found before the first training begins.
     """
-    recipes = {how.label: load_training(how.train, how.change) for how in methods if how.train is not None}
-    ready = {how.label: _ready(how, how.method, factor) for how in methods if how.train is None}
-    for how in methods:
-        if how.train is not None:
-            ready[how.label] = _ready(how, str(_train(how, recipes[how.label], folder, say)), factor)
-    return [ready[how.label] for how in methods]
+    recipes = {entry.label: load_training(entry.train, entry.change) for entry in methods if entry.train is not None}
+    results = {entry.label: _open_method(entry, entry.method, factor) for entry in methods if entry.train is None}
+    for entry in methods:
+        if entry.train is not None:
+            checkpoint = _train(entry, recipes[entry.label], folder, say)
+            results[entry.label] = _open_method(entry, str(checkpoint), factor)
+    return [results[entry.label] for entry in methods]
 
 
-def _ready(how: Method, method: str, factor: tuple[int, int]) -> ReadyMethod:
-    with prefix_errors(how.label):
+def _open_method(entry: Method, method: str, factor: tuple[int, int]) -> ReadyMethod:
+    with prefix_errors(entry.label):
         find_method(method)
-        record = load_record(path_of(method, factor))[1] if is_learned(method) else None
-        return ReadyMethod(how, opened(method, factor), record)
+        return ReadyMethod(entry, *(load(path_of(method, factor)) if is_learned(method) else (method, None)))
 
 
-def _train(how: Method, recipe: TrainingRecipe, folder: Path, say: Say) -> Path:
+def _train(entry: Method, recipe: TrainingRecipe, folder: Path, say: Say) -> Path:
     """Run a training recipe, with its checkpoint in the folder of the evaluation, and return the path.
 
     A complete earlier run is reused; an incomplete one resumes.
     """
     from downscale.training.fit import train
 
-    path = folder / f"{slug(how.label)}.safetensors"
+    path = folder / f"{slug(entry.label)}.safetensors"
     output = recipe.output.model_copy(update={"path": str(path), "folder": None, "overwrite": False})
     training = recipe.training
-    if how.max_time is not None:
-        training = training.model_copy(update={"max_time": how.max_time})
-    say(f"{how.label}: trains by {how.train}")
-    with prefix_errors(how.label):
+    if entry.max_time is not None:
+        training = training.model_copy(update={"max_time": entry.max_time})
+    say(f"{entry.label}: trains by {entry.train}")
+    with prefix_errors(entry.label):
         return train(recipe.model_copy(update={"output": output, "training": training}), True, say)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import xarray as xr
 
 from downscale.errors import OutputError, listing
-from downscale.evaluation.figures import draw, pictures, require_maps
+from downscale.evaluation.figures import draw, picture_paths, require_maps
 from downscale.evaluation.methods import MethodScores, ReadyMethod, open_methods
 from downscale.evaluation.schema import EvaluationRecipe
 from downscale.evaluation.table import assemble, to_csv, to_markdown, write_table
@@ -63,16 +63,16 @@ def evaluate(
     the length of the record.
     """
     recipe = read_recipe(EvaluationRecipe, recipe, change)
-    tell = say or (lambda line: None)
+    say = say or (lambda line: None)
     if dry_run:
-        tell(f"factor: {' x '.join(map(str, recipe.data.factor))}")
-        tell(f"sources: {listing(source.label for source in recipe.data.sources)}")
-        tell(f"methods: {listing(method.label for method in recipe.methods)}")
+        say(f"factor: {' x '.join(map(str, recipe.data.factor))}")
+        say(f"sources: {listing(source.label for source in recipe.data.sources)}")
+        say(f"methods: {listing(method.label for method in recipe.methods)}")
         return xr.Dataset()
     folder_exists = Path(recipe.output.folder).expanduser().exists()
-    folder = _folder(recipe)
+    folder = _create_folder(recipe)
     try:
-        return _score_and_write(recipe, folder, tell)
+        return _score_and_write(recipe, folder, say)
     except BaseException:
         if not folder_exists:
             with suppress(OSError):
@@ -80,12 +80,12 @@ def evaluate(
         raise
 
 
-def _score_and_write(recipe: EvaluationRecipe, folder: Path, tell: Say) -> xr.Dataset:
+def _score_and_write(recipe: EvaluationRecipe, folder: Path, say: Say) -> xr.Dataset:
     """Score all methods, and write tables and figures into an existing folder."""
     inputs = find_named_files(recipe.model_dump(mode="json", exclude={"output"}))
     free_path = partial(check_target, overwrite=recipe.output.overwrite, inputs=inputs, remedy=IN_RECIPE)
     targets = {kind: free_path(folder / f"{recipe.output.name}{kind}") for kind in KINDS}
-    for picture in pictures(recipe, folder):
+    for picture in picture_paths(recipe, folder):
         free_path(picture)
     truths = [open_truth(source, recipe.data) for source in recipe.data.sources]
     if recipe.event is not None:
@@ -93,8 +93,8 @@ def _score_and_write(recipe: EvaluationRecipe, folder: Path, tell: Say) -> xr.Da
             name = truth.names[0]
             recipe.event.require_units(name, str(truth.fine[name].attrs.get("units", "1")))
     require_maps(recipe, truths)
-    methods = open_methods(recipe.methods, recipe.data.factor, folder, tell)
-    rows = [row for truth in truths for row in _score_methods(recipe, truth, methods, tell)]
+    methods = open_methods(recipe.methods, recipe.data.factor, folder, say)
+    rows = [row for truth in truths for row in _score_methods(recipe, truth, methods, say)]
     result = assemble(recipe, rows)
     write_table(to_markdown(result), targets[".md"])
     write_table(to_csv(result), targets[".csv"])
@@ -103,12 +103,12 @@ def _score_and_write(recipe: EvaluationRecipe, folder: Path, tell: Say) -> xr.Da
     if recipe.output.figures is not None:
         paths += draw(recipe, truths, methods, result, folder)
     for path in paths:
-        tell(f"wrote {path}")
-    tell(to_markdown(result))
+        say(f"wrote {path}")
+    say(to_markdown(result))
     return result
 
 
-def _folder(recipe: EvaluationRecipe) -> Path:
+def _create_folder(recipe: EvaluationRecipe) -> Path:
     folder = Path(recipe.output.folder).expanduser()
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"expected a folder for the tables, received the file {folder}; choose another name")
@@ -127,7 +127,7 @@ def _score_methods(recipe: EvaluationRecipe, truth: Truth, methods: list[ReadyMe
     say(f"{truth.label}: {truth.steps} times of {truth.area.shape[0]} x {truth.area.shape[1]} cells")
     rows = []
     for method in methods:
-        count = 0 if method.record is None else truth.seen_by(method.record)
+        count = 0 if method.record is None else truth.count_trained_times(method.record)
         if count:
             say(f"{method.label}, {truth.label}: {count} of {truth.steps} times were seen in training; that is no test")
         scores = {name: Scores(setting) for name in truth.names}

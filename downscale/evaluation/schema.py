@@ -92,7 +92,7 @@ class Method(Block):
 
     @model_validator(mode="before")
     @classmethod
-    def _one(cls, value: Any) -> Any:
+    def _require_one(cls, value: Any) -> Any:
         if isinstance(value, dict) and "train" in value and "method" in value:
             raise ValueError("either method or train")
         if isinstance(value, dict) and "change" in value and "train" not in value:
@@ -100,7 +100,7 @@ class Method(Block):
         return value
 
 
-def _method(value: Any) -> Any:
+def _complete_method(value: Any) -> Any:
     """Return the keys of a named method, in which single keys can be replaced."""
     if isinstance(value, str):
         value = {"label": value} if value in BASELINES else {"label": _stem(value), "method": value}
@@ -148,7 +148,7 @@ class EvaluationRecipe(Block):
     title: str = "evaluation"
     description: str = ""
     data: Data
-    methods: list[Annotated[Method, BeforeValidator(_method)]] = Field(min_length=1)
+    methods: list[Annotated[Method, BeforeValidator(_complete_method)]] = Field(min_length=1)
     reference: str | None = None
     scores: Annotated[list[str], among((*SCORES, *LAW, *COST))] = Field(default_factory=lambda: list(USUAL_SCORES))
     wet: float | None = None
@@ -179,7 +179,7 @@ class EvaluationRecipe(Block):
         return self
 
     @property
-    def compared_with(self) -> str:
+    def reference_label(self) -> str:
         """Label of the reference: the named one, else "sobolev bounded" if present, else the first."""
         labels = [method.label for method in self.methods]
         default = "sobolev bounded"
@@ -215,7 +215,7 @@ def parse_evaluation(content: dict[str, Any], origin: str = "recipe") -> Evaluat
     Examples
     --------
     >>> data = {"factor": 4, "outputs": ["pr"], "sources": [{"fine": "radar.nc"}]}
-    >>> parse_evaluation({"data": data, "methods": ["bilinear", "sobolev bounded"]}).compared_with
+    >>> parse_evaluation({"data": data, "methods": ["bilinear", "sobolev bounded"]}).reference_label
     'sobolev bounded'
     """
     return validate_block(EvaluationRecipe, content, origin)

@@ -28,7 +28,7 @@ UNITS = {
     "memory": "MB", "rank_unevenness": "1", "rank_flatness": "1",
     **{PREFIX + name: "1" for name in MASK_SCORES},
 }  # fmt: skip
-WORDS = {
+DESCRIPTIONS = {
     "rmse": "root mean square error", "mae": "mean absolute error", "bias": "mean of prediction minus truth",
     "correlation": "correlation with the truth", "crps": "continuous ranked probability score",
     "spread": "root mean variance of members", "spread_skill": "spread over error of the mean",
@@ -45,7 +45,7 @@ WORDS = {
     "out_of_bounds": "values out of bounds", "seconds": "seconds of work", "memory": "peak memory of the work",
 }  # fmt: skip
 # Name of the fraction of times seen in training, and mark of such rows.
-SEEN, MARK = "seen_in_training", " [seen in training]"
+TRAINED, MARK = "seen_in_training", " [seen in training]"
 # Dimensions, values, units and description.
 Curve = tuple[tuple[str, ...], Any, str, str]
 
@@ -62,17 +62,18 @@ def assemble(recipe: EvaluationRecipe, rows: list[MethodScores]) -> xr.Dataset:
         units = str(table[0][0].truth.fine[variable].attrs.get("units", "1"))
         # The event is one of the first variable.
         for score in every_score(recipe.event is not None and variable == variables[0]):
-            values = np.array([[row.value(variable, score) for row in line] for line in table])
-            attrs = {"units": _units(score, units), "long_name": WORDS[score]}
+            values = np.array([[row.value(variable, score) for row in source_rows] for source_rows in table])
+            attrs = {"units": _units(score, units), "long_name": DESCRIPTIONS[score]}
             scores[f"{variable}_{score}"] = (("source", "upscaler"), values, attrs)
             if score in RATIOS:
-                scores[f"{variable}_{score}_ratio"] = _ratio(values, methods.index(recipe.compared_with), score, recipe)
-        curves = [[_curves(row, variable, recipe, units) for row in line] for line in table]
-        for name in dict.fromkeys(name for line in curves for row in line for name in row):
+                reference = methods.index(recipe.reference_label)
+                scores[f"{variable}_{score}_ratio"] = _ratio(values, reference, score, recipe)
+        curves = [[_curves(row, variable, recipe, units) for row in source_rows] for source_rows in table]
+        for name in dict.fromkeys(name for source_rows in curves for row in source_rows for name in row):
             scores[f"{variable}_{name}"] = _stack(name, curves)
-    shares = [[row.seen / row.truth.steps for row in line] for line in table]
+    fractions = [[row.trained_times / row.truth.steps for row in source_rows] for source_rows in table]
     attrs = {"units": "1", "long_name": "share of the times that the training of the method saw"}
-    scores[SEEN] = (("source", "upscaler"), np.array(shares), attrs)
+    scores[TRAINED] = (("source", "upscaler"), np.array(fractions), attrs)
     coords: dict[str, Any] = {"source": sources, "upscaler": methods}
     if recipe.quantiles:
         coords["level"] = recipe.quantiles
@@ -96,7 +97,7 @@ def _units(score: str, units: str) -> str:
 def _ratio(values: Any, reference: int, score: str, recipe: EvaluationRecipe) -> Any:
     denominator = values[:, reference : reference + 1]
     ratio = np.divide(values, denominator, out=np.full(values.shape, np.nan), where=denominator > 0)
-    attrs = {"units": "1", "long_name": f"{WORDS[score]} over that of {recipe.compared_with}"}
+    attrs = {"units": "1", "long_name": f"{DESCRIPTIONS[score]} over that of {recipe.reference_label}"}
     return ("source", "upscaler"), ratio, attrs
 
 
@@ -151,7 +152,7 @@ def _attributes(recipe: EvaluationRecipe, rows: list[MethodScores]) -> dict[str,
         "Conventions": "CF-1.11",
         "title": recipe.title,
         "comment": recipe.description,
-        "reference_method": recipe.compared_with,
+        "reference_method": recipe.reference_label,
         "sources": ", ".join(files),
         "recipe": recipe.model_dump_json(),
         "versions": json.dumps(library_versions()),
@@ -167,7 +168,7 @@ def to_markdown(ds: xr.Dataset) -> str:
     lines = [f"# {ds.attrs['title']}", ""]
     lines += [ds.attrs["comment"], ""] if ds.attrs["comment"] else []
     lines += [f"In brackets: over that of {ds.attrs['reference_method']}. Errors are weighted by area.", ""]
-    if bool((ds[SEEN] > 0).any()):
+    if bool((ds[TRAINED] > 0).any()):
         lines += [f"Rows marked{MARK} hold times that the model learned from: they are no test of it.", ""]
     for variable in (output["name"] for output in recipe["data"]["outputs"]):
         for source in ds.source.values:
@@ -181,11 +182,12 @@ def to_markdown(ds: xr.Dataset) -> str:
 
 def _section(ds: xr.Dataset, variable: str, scores: list[str], prefix: str = "") -> list[str]:
     names = [name for name in scores if bool(ds[f"{variable}_{name}"].notnull().any())]
-    heads = [_head(name.removeprefix(prefix), str(ds[f"{variable}_{name}"].attrs["units"])) for name in names]
+    heads = [_column_head(name.removeprefix(prefix), str(ds[f"{variable}_{name}"].attrs["units"])) for name in names]
     methods = {str(method): ds.sel(upscaler=method) for method in ds.upscaler.values}
-    rows = [[_marked(method, row), *(_cell(row, variable, name) for name in names)] for method, row in methods.items()]
-    truth = ["truth", *(_true(ds, variable, name) for name in names)]
-    return _grid(["method", *heads], [*rows, truth] if any(truth[1:]) else rows)
+    rows = [[_mark_name(method, row), *(_format_cell(row, variable, name) for name in names)]
+            for method, row in methods.items()]  # fmt: skip
+    truth = ["truth", *(_reference_value(ds, variable, name) for name in names)]
+    return _format_table(["method", *heads], [*rows, truth] if any(truth[1:]) else rows)
 
 
 def _event_section(ds: xr.Dataset, variable: str, event: dict[str, Any]) -> list[str]:
@@ -201,39 +203,39 @@ def _summary(ds: xr.Dataset, variable: str) -> list[str]:
     ratio = ds[f"{variable}_rmse_ratio"]
     means = np.exp(np.log(ratio.transpose("upscaler", "source").values).mean(axis=1))
     words = ["-" if math.isnan(mean) else f"{mean:.3f}" for mean in means]
-    names = [_marked(str(method), ds.sel(upscaler=method)) for method in ds.upscaler.values]
+    names = [_mark_name(str(method), ds.sel(upscaler=method)) for method in ds.upscaler.values]
     rows = [[name, word] for name, word in zip(names, words, strict=True)]
-    return _grid(["method", f"rmse / {ds.attrs['reference_method']}, geometric mean"], rows)
+    return _format_table(["method", f"rmse / {ds.attrs['reference_method']}, geometric mean"], rows)
 
 
-def _marked(method: str, ds: xr.Dataset) -> str:
+def _mark_name(method: str, ds: xr.Dataset) -> str:
     """Return the name of a method, marked if its training saw any of the times."""
-    return method + (MARK if bool((ds[SEEN] > 0).any()) else "")
+    return method + (MARK if bool((ds[TRAINED] > 0).any()) else "")
 
 
-def _head(name: str, units: str) -> str:
+def _column_head(name: str, units: str) -> str:
     words = name.replace("_", " ")
     return words if units == "1" else f"{words} ({units})"
 
 
-def _cell(ds: xr.Dataset, variable: str, name: str) -> str:
+def _format_cell(ds: xr.Dataset, variable: str, name: str) -> str:
     value = float(ds[f"{variable}_{name}"])
     ratio = ds.get(f"{variable}_{name}_ratio")
-    return _number(value) + ("" if ratio is None or math.isnan(float(ratio)) else f" ({float(ratio):.3f})")
+    return _format_number(value) + ("" if ratio is None or math.isnan(float(ratio)) else f" ({float(ratio):.3f})")
 
 
-def _true(ds: xr.Dataset, variable: str, name: str) -> str:
+def _reference_value(ds: xr.Dataset, variable: str, name: str) -> str:
     """Return the reference value of a score that is a property of a field."""
     value = ds.get(f"{variable}_true_{name}")
-    return "" if value is None or "upscaler" not in value.dims else _number(float(value[0]))
+    return "" if value is None or "upscaler" not in value.dims else _format_number(float(value[0]))
 
 
-def _number(value: float) -> str:
+def _format_number(value: float) -> str:
     """Return a number as text with four significant figures.
 
     Examples
     --------
-    >>> _number(0.0123456), _number(1234567.0), _number(3.2e-9), _number(float("nan"))
+    >>> _format_number(0.0123456), _format_number(1234567.0), _format_number(3.2e-9), _format_number(float("nan"))
     ('0.01235', '1234567', '3.2e-09', '-')
     """
     if math.isnan(value):
@@ -241,7 +243,7 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
-def _grid(head: list[str], rows: list[list[str]]) -> list[str]:
+def _format_table(head: list[str], rows: list[list[str]]) -> list[str]:
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in [head, *rows]]
     widths = [max(len(row[i]) for row in escaped) for i in range(len(head))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
@@ -258,14 +260,14 @@ def to_csv(ds: xr.Dataset) -> str:
     names = [name for name in candidates if f"{variables[0]}_{name}" in ds]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["source", "variable", "units", "method", SEEN, *names])
+    writer.writerow(["source", "variable", "units", "method", TRAINED, *names])
     for source in ds.source.values:
         for variable in variables:
             units = ds[f"{variable}_rmse"].attrs["units"]
             for method in ds.upscaler.values:
                 row = ds.sel(source=source, upscaler=method)
                 numbers = [repr(float(row.get(f"{variable}_{name}", math.nan))) for name in names]
-                writer.writerow([source, variable, units, method, repr(float(row[SEEN])), *numbers])
+                writer.writerow([source, variable, units, method, repr(float(row[TRAINED])), *numbers])
     return text.getvalue()
 
 

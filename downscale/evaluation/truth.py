@@ -65,13 +65,13 @@ class Truth:
     files: tuple[str, ...]  # files read
     dates: NDArray[Any] | None = None  # dates of the evaluated times
 
-    def seen_by(self, record: Record) -> int:
+    def count_trained_times(self, record: Record) -> int:
         """Return how many of the evaluated times the training of a model saw."""
         grid = horizontal(self.fine).grid
         return int(trained_times(record, grid, self.dates, self.steps, self.files).sum())
 
     @property
-    def along(self) -> str | None:
+    def step_dim(self) -> str | None:
         """The dimension of the steps; None for a single map."""
         lead = [str(dim) for dim in self.fine[self.names[0]].dims if dim not in self.dims]
         return lead[0] if lead else None
@@ -79,11 +79,11 @@ class Truth:
     @property
     def steps(self) -> int:
         """Number of times."""
-        return 1 if self.along is None else self.fine.sizes[self.along]
+        return 1 if self.step_dim is None else self.fine.sizes[self.step_dim]
 
     def block(self, first: int, last: int) -> Block:
         """Return the maps of some times, from ``first`` to before ``last``."""
-        steps = {} if self.along is None else {self.along: slice(first, last)}
+        steps = {} if self.step_dim is None else {self.step_dim: slice(first, last)}
         fine = self.fine.isel(steps).load()
         if self.coarse is None:
             return Block(as_dataset(coarsen(fine, self.factor, na_thres=self.na_thres))[0], fine)
@@ -100,10 +100,10 @@ class Truth:
 def open_truth(source: Source, data: Data) -> Truth:
     """Return one source of the recipe; reads coordinates only."""
     with prefix_errors(source.fine):
-        return _open(source, data)
+        return _open_source(source, data)
 
 
-def _open(source: Source, data: Data) -> Truth:
+def _open_source(source: Source, data: Data) -> Truth:
     if source.smooth > 1:
         raise OptionError(f"expected a reference without smoothing, received smooth {source.smooth}; leave it out")
     dataset = open_maps(source.fine)
@@ -117,13 +117,13 @@ def _open(source: Source, data: Data) -> Truth:
     if source.average > 1:
         fine, _ = as_dataset(coarsen(fine, source.average))
     fine, coarse = _select_times(fine, coarse, source, data)
-    at = horizontal(fine)
+    fine_axes = horizontal(fine)
     names = tuple(channel.name for channel in data.outputs)
     return Truth(
         label=source.label, fine=fine, coarse=coarse, names=names,
         bounds={channel.name: bounds_of(channel, fine[channel.name]) for channel in data.outputs},
-        factor=dict(zip(at.dims, data.factor, strict=True)), dims=at.dims, area=at.grid.cell_area,
-        spacing=Spacing.of(at.grid), statics=_statics(dataset, source), na_thres=data.na_thres,
+        factor=dict(zip(fine_axes.dims, data.factor, strict=True)), dims=fine_axes.dims, area=fine_axes.grid.cell_area,
+        spacing=Spacing.of(fine_axes.grid), statics=_open_statics(dataset, source), na_thres=data.na_thres,
         files=sources_of(ds, *([] if coarse is None else [coarse])), dates=_dates(fine, names[0]),
     )  # fmt: skip
 
@@ -148,8 +148,8 @@ def _convert(ds: xr.Dataset, channels: list[Channel], source: Source) -> xr.Data
             raise InputError(f"expected a variable with means, received {name!r} that holds codes; choose another")
         factor, offset = conversion(maps, channel, source)
         lower, upper = bounds_of(channel, maps, factor, offset)
-        kind = maps.dtype if maps.dtype.kind == "f" else np.dtype("f8")
-        values = maps.astype(kind) if (factor, offset) == (1.0, 0.0) else (maps * factor + offset).astype(kind)
+        dtype = maps.dtype if maps.dtype.kind == "f" else np.dtype("f8")
+        values = maps.astype(dtype) if (factor, offset) == (1.0, 0.0) else (maps * factor + offset).astype(dtype)
         units = {} if channel.units is None else {"units": channel.units}
         clipped = values if (lower, upper) == (None, None) else values.clip(lower, upper)
         variables[channel.name] = clipped.variable.copy(deep=False)
@@ -170,29 +170,31 @@ def _select_times(
     if not lead:
         return fine, coarse
     time = time_name(fine)
-    along = time if time in lead else lead[0]
-    dates = fine[along].values if along == time else None
+    step_dim = time if time in lead else lead[0]
+    dates = fine[step_dim].values if step_dim == time else None
     use = "validation" if source.use == "validation" else "split"
-    held_out = split_times(dates, fine.sizes[along], data.validation, use, source.label).validation
+    held_out = split_times(dates, fine.sizes[step_dim], data.validation, use, source.label).validation
     if held_out.size == 0:
         raise InputError(
-            f"expected times that are held out, received none of {fine.sizes[along]}; set validation or use"
+            f"expected times that are held out, received none of {fine.sizes[step_dim]}; set validation or use"
         )
     steps = held_out[:: source.every][: source.most]
-    ordered = {name: fine[name].transpose(along, ...) for name in map(str, fine.data_vars) if along in fine[name].dims}
-    fine = fine.assign(ordered).isel({along: steps})
-    return fine, None if coarse is None else coarse.isel({along: steps}, missing_dims="ignore")
+    ordered = {
+        name: fine[name].transpose(step_dim, ...) for name in map(str, fine.data_vars) if step_dim in fine[name].dims
+    }
+    fine = fine.assign(ordered).isel({step_dim: steps})
+    return fine, None if coarse is None else coarse.isel({step_dim: steps}, missing_dims="ignore")
 
 
-def _statics(whole: xr.Dataset, source: Source) -> dict[str, xr.Dataset]:
+def _open_statics(dataset: xr.Dataset, source: Source) -> dict[str, xr.Dataset]:
     """Return orography and land fraction, from separate files or from that of the field."""
     statics: dict[str, Any] = {}
     if source.orog is not None:
         statics["orog"] = pick_static(open_maps(source.orog), source.orog_variable)
-    elif "orog" in whole.data_vars:
-        statics["orog"] = pick_static(whole, "orog")
+    elif "orog" in dataset.data_vars:
+        statics["orog"] = pick_static(dataset, "orog")
     if source.sftlf is not None:
         statics["sftlf"] = pick_mask(open_maps(source.sftlf))
-    elif "sftlf" in whole.data_vars:
-        statics["sftlf"] = pick_mask(whole)
+    elif "sftlf" in dataset.data_vars:
+        statics["sftlf"] = pick_mask(dataset)
     return {name: static.load() for name, static in statics.items()}

@@ -23,8 +23,8 @@ from downscale.grid.sphere import arc
 Array = NDArray[np.float64]
 
 MOST_CELLS = 1600  # along one axis of a panel of some 600 pixels
-WITHIN = 0.6  # of a diagonal: maximum distance of the centre of a part from that of its cell
-MOST = 0.9  # of the cells
+PART_DISTANCE = 0.6  # of a diagonal: maximum distance of the centre of a part from that of its cell
+MOST_PARTS = 0.9  # of the cells
 LEAST_GAP = 5.0  # degrees of longitude without any cell: the domain is not a full circle
 
 
@@ -52,7 +52,7 @@ class Cells:
         rotated = "rotated " if self.where.mapping is not None and self.where.mapping.rotated else ""
         return "two-dimensional positions" if self.is_mesh else f"{rotated}{self.grid.x.kind}"
 
-    def at(self, y: CellAxis, x: CellAxis) -> Array:
+    def values_at(self, y: CellAxis, x: CellAxis) -> Array:
         """Return the values of the cells that contain the centres of cells on other axes; NaN outside."""
         rows, columns = cell_of(self.grid.y, y.centres), cell_of(self.grid.x, x.centres)
         values = self.values[np.ix_(rows, columns)]
@@ -60,10 +60,10 @@ class Cells:
         values[:, columns < 0] = np.nan
         return values
 
-    def under(self, fine: Cells) -> Array:
+    def values_under(self, fine: Cells) -> Array:
         """Return the values of the cells that contain those of another field."""
         if not isinstance(self.grid, CurvilinearGrid) or not isinstance(fine.grid, CurvilinearGrid):
-            return self.at(fine.grid.y, fine.grid.x)
+            return self.values_at(fine.grid.y, fine.grid.x)
         shape = self.values.shape
         rows, columns = (n // m for n, m in zip(fine.values.shape, shape, strict=True))
         if (rows * shape[0], columns * shape[1]) == fine.values.shape:
@@ -71,7 +71,7 @@ class Cells:
             reach = np.maximum(arc(corners[..., 0, :], corners[..., 2, :]), arc(corners[..., 1, :], corners[..., 3, :]))
             distance = arc(centres.repeat(rows, 0).repeat(columns, 1), fine.grid.centres)
             # Curvilinear grids have a few cells whose centre is outside: on land, along a fold.
-            if (distance <= WITHIN * reach.repeat(rows, 0).repeat(columns, 1)).mean() > MOST:
+            if (distance <= PART_DISTANCE * reach.repeat(rows, 0).repeat(columns, 1)).mean() > MOST_PARTS:
                 return self.values.repeat(rows, 0).repeat(columns, 1)
         raise GridError(
             f"expected a fine field whose rows and columns are parts of the {shape[0]} x {shape[1]} coarse "
@@ -148,7 +148,7 @@ def cell_of(axis: CellAxis, points: Array) -> NDArray[np.intp]:
     return np.where(index < axis.size, index, -1)
 
 
-def window(axis: CellAxis, low: float, high: float, longest: float = np.inf) -> CellAxis:
+def crop_axis(axis: CellAxis, low: float, high: float, longest: float = np.inf) -> CellAxis:
     """Crop an ascending axis to two limits and divide cells over ``longest``; gaps become cells as well."""
     edges, tolerance = axis.edges, 1e-7 * (high - low)
     if axis.kind == "longitude":
@@ -229,9 +229,9 @@ class View:
 
     def crop(self, cells: Cells, longest: float = np.inf) -> tuple[CellAxis, CellAxis, Array]:
         """Return the axes of cells within the view, divided into cells of at most ``longest``, and their values."""
-        y = window(cells.grid.y, self.south, self.north, longest)
-        x = window(cells.grid.x, self.west, self.east, longest)
-        return y, x, cells.at(y, x)
+        y = crop_axis(cells.grid.y, self.south, self.north, longest)
+        x = crop_axis(cells.grid.x, self.west, self.east, longest)
+        return y, x, cells.values_at(y, x)
 
     @cached_property
     def box(self) -> tuple[float, float, float, float]:
@@ -290,7 +290,7 @@ def choose_view(coarse: Cells, fine: Cells) -> View:
         return View(west, east, south, north, choose_projection(west, east, south, north))
     west, east, south, north = (float(v) for v in (*fine.grid.x.edges[[0, -1]], *fine.grid.y.edges[[0, -1]]))
     if fine.where.mapping is not None:
-        projection, origin, step = own_projection(fine.where.mapping, west, east, south, north)
+        projection, origin, step = native_projection(fine.where.mapping, west, east, south, north)
         return View(west, east, south, north, projection, native=True, origin=origin, step=step)
     # Rotated degrees are not geographic ones; without their pole they are drawn as a plane.
     if fine.where.rotated or fine.grid.x.kind != "longitude":
@@ -315,7 +315,7 @@ def _widest_gap(low: Array, high: Array) -> tuple[float, float]:
     return west - 360.0 * (west >= 180), float(gaps[widest])
 
 
-def own_projection(
+def native_projection(
     mapping: GridMapping, west: float, east: float, south: float, north: float
 ) -> tuple[Any, float, float]:
     """Return the projection of a grid mapping, the origin of its map along the axis, and its step in axis units."""

@@ -15,7 +15,17 @@ from downscale.errors import InputError, OptionError
 from downscale.fields.gradient import Spacing
 from downscale.fields.spectrum import mean_steps, radial_power, rings, taper
 from downscale.plot.cells import Array, find_field
-from downscale.plot.style import MINUS, PALETTE, blank, check_path, name_of, note, raised, tidy, write
+from downscale.plot.style import (
+    MINUS,
+    PALETTE,
+    check_path,
+    field_name,
+    format_unit,
+    new_figure,
+    style_chart,
+    write_figure,
+    write_note,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,34 +122,42 @@ def spectrum(
         raise InputError(
             f"expected fields that vary, received constant ones ({', '.join(fields_by_label)}); choose others"
         )
-    figure = blank(7.6, 5.0, layout="constrained")
+    figure = new_figure(7.6, 5.0, layout="constrained")
     panel = figure.add_subplot()
     first = next(iter(fields_by_label.values()))
     for i, (label, (wave, power)) in enumerate(densities.items()):
-        x, y, line = 1e-3 / wave[power > 0], 1e-6 * power[power > 0], LINES[i % len(LINES)]
-        panel.loglog(x, y, line, label=label, color=PALETTE[i % len(PALETTE)], linewidth=2.0)
+        style = {"linestyle": LINES[i % len(LINES)], "color": PALETTE[i % len(PALETTE)], "linewidth": 2.0}
+        draw_spectrum(panel, wave, 1e-6 * power, label=label, **style)
     if slope is not None:
-        _reference(panel, *reference, slope)
+        _draw_slope(panel, *reference, slope)
     _mark_shortest(panel, first[1], next(iter(fields_by_label)))
     panel.invert_xaxis()
     panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     panel.xaxis.set_minor_formatter(NullFormatter())
-    unit = raised(next(iter(units), ""))
+    unit = format_unit(next(iter(units), ""))
     squared = f"({unit})²" if len(unit.split()) > 1 else f"{unit}²"
-    tidy(panel, title or name_of(first[0], capital=True), "wavelength (km)", f"spectral density ({squared} km²)")
+    style_chart(
+        panel, title or field_name(first[0], capital=True), "wavelength (km)", f"spectral density ({squared} km²)"
+    )
     panel.legend(frameon=False, fontsize=10.5, loc="lower left")
-    return write(figure, target, dpi)
+    return write_figure(figure, target, dpi)
 
 
-def _reference(panel: Any, wave: Array, power: Array, slope: float) -> None:
+def draw_spectrum(panel: Any, wavenumber: Array, power: Array, **style: Any) -> None:
+    """Draw positive power against wavelength in kilometres, on logarithmic axes."""
+    valid = (wavenumber > 0) & (power > 0)
+    panel.loglog(1e-3 / wavenumber[valid], power[valid], **style)
+
+
+def _draw_slope(panel: Any, wave: Array, power: Array, slope: float) -> None:
     """Draw a straight line above the middle of a spectrum."""
     middle = int(np.flatnonzero(power > 0)[np.count_nonzero(power > 0) // 3])
     ends = np.array([wave[0], 4 * wave[-1]])
     line = 4e-6 * power[middle] * (ends / wave[middle]) ** slope
     panel.plot(1e-3 / ends, line, color="0.55", linewidth=1.0, linestyle=(0, (6, 3)), zorder=1)
     text = f"wavenumber to the power {slope:g}".replace("-", MINUS)
-    note(panel, 1e-3 / ends[0], 1.2 * line[0], text, va="bottom", ha="left")
+    write_note(panel, 1e-3 / ends[0], 1.2 * line[0], text, va="bottom", ha="left")
 
 
 def _mark_shortest(panel: Any, where: Horizontal, label: str) -> None:
@@ -147,7 +165,7 @@ def _mark_shortest(panel: Any, where: Horizontal, label: str) -> None:
     shortest = 2e-3 * max(mean_steps(Spacing.of(where.grid)))
     panel.axvline(shortest, color="0.55", linewidth=0.8)
     transform = panel.get_xaxis_transform()
-    note(panel, shortest, 0.98, f" shortest wave of {label}", transform=transform, va="top", ha="left")
+    write_note(panel, shortest, 0.98, f" shortest wave of {label}", transform=transform, va="top", ha="left")
 
 
 def rank_histogram(
@@ -208,20 +226,20 @@ def pit_histogram(
 def _draw_histograms(counts: Any, path: Any, title: str, words: str, unit: bool, dpi: int) -> Figure:
     target = check_path(path)
     counts_by_label = counts if isinstance(counts, Mapping) else {"": counts}
-    values_by_label = {label: _checked(label, values) for label, values in counts_by_label.items()}
-    figure = blank(1.0 + 4.6 * len(values_by_label), 4.0, layout="constrained")
+    values_by_label = {label: _check_counts(label, values) for label, values in counts_by_label.items()}
+    figure = new_figure(1.0 + 4.6 * len(values_by_label), 4.0, layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(values_by_label), sharey=True, squeeze=False)[0])
     for i, (panel, (label, values)) in enumerate(zip(panels, values_by_label.items(), strict=True)):
-        _bars(panel, values, unit, i)
+        _draw_bars(panel, values, unit, i)
         heading = f"{title}: {label}" if label and len(values_by_label) == 1 else label or title
-        tidy(panel, heading, words, "frequency / flat" if i == 0 else "")
+        style_chart(panel, heading, words, "frequency / flat" if i == 0 else "")
         panel.grid(visible=False, axis="x")
     if len(values_by_label) > 1:
         figure.suptitle(title, fontsize=14, parse_math=False)
-    return write(figure, target, dpi)
+    return write_figure(figure, target, dpi)
 
 
-def _checked(label: str, counts: Any) -> np.ndarray:
+def _check_counts(label: str, counts: Any) -> np.ndarray:
     values = np.asarray(counts, np.float64)
     prefix = f"{label}: " if label else ""
     if values.ndim != 1 or values.size < 2:
@@ -231,7 +249,7 @@ def _checked(label: str, counts: Any) -> np.ndarray:
     return values
 
 
-def _bars(panel: Any, values: np.ndarray, unit: bool, number: int) -> None:
+def _draw_bars(panel: Any, values: np.ndarray, unit: bool, number: int) -> None:
     count, total = values.size, values.sum()
     edges = np.linspace(0, 1, count + 1) if unit else np.arange(count + 1) - 0.5
     relative = values / total * count
@@ -245,4 +263,4 @@ def _bars(panel: Any, values: np.ndarray, unit: bool, number: int) -> None:
     if not unit:
         panel.locator_params(axis="x", integer=True)
     panel.set_ylim(0, max(1.45, 1.12 * relative.max(), 1.1 * (1 + band)))
-    note(panel, 0.99, 1.01, f"n = {total:,.0f}", transform=panel.transAxes, ha="right", va="bottom")
+    write_note(panel, 0.99, 1.01, f"n = {total:,.0f}", transform=panel.transAxes, ha="right", va="bottom")

@@ -14,8 +14,8 @@ from downscale.cf.horizontal import XarrayObject
 from downscale.errors import OptionError
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.sphere import degrees_of, inner_points, unit_vectors
-from downscale.plot.cells import Array, Cells, View, find_field, read_cells, window
-from downscale.plot.style import FRAME, INK, MINUS, SOFT_INK, degrees, raised
+from downscale.plot.cells import Array, Cells, View, crop_axis, find_field, read_cells
+from downscale.plot.style import FRAME, INK, MINUS, SOFT_INK, degree_label, format_unit
 
 # Blue to red for temperature and white to blue for rain are conventional; the second map of a pair is for the detail.
 # All of them are suitable for colour blindness.
@@ -32,7 +32,7 @@ LONGEST_STEP = 1.5  # degrees: longer cell edges would visibly cut the corners o
 WIDE, WIDEST, PARTS = 5.0, 60.0, 8
 MOST_POLYGONS = 900  # along one axis: polygons are more expensive than cells of a product grid
 STEPS = np.array([0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 20, 30, 60, 90])  # degrees between drawn lines
-RELIEF = (2000.0, 1000.0, 500.0, 200.0, 100.0)  # m
+OROGRAPHY_LEVELS = (2000.0, 1000.0, 500.0, 200.0, 100.0)  # m
 
 
 def add_panel(figure: Any, x: float, y: float, width: float, height: float, view: View | None = None) -> Any:
@@ -40,10 +40,10 @@ def add_panel(figure: Any, x: float, y: float, width: float, height: float, view
     from matplotlib.path import Path as Border
 
     whole_width, whole_height = figure.get_size_inches()
-    kind: dict[str, Any] = {} if view is None else {"aspect": "equal"}
+    options: dict[str, Any] = {} if view is None else {"aspect": "equal"}
     if view is not None and view.projection is not None:
-        kind = {"projection": view.projection}
-    panel = figure.add_axes((x / whole_width, y / whole_height, width / whole_width, height / whole_height), **kind)
+        options = {"projection": view.projection}
+    panel = figure.add_axes((x / whole_width, y / whole_height, width / whole_width, height / whole_height), **options)
     if view is None:
         return panel
     panel.set_xlim(view.outline[:, 0].min(), view.outline[:, 0].max())
@@ -82,7 +82,7 @@ def robust_limits(values: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def colours(field: xr.DataArray, cmap: Any) -> tuple[Any, Any]:
+def colour_maps(field: xr.DataArray, cmap: Any) -> tuple[Any, Any]:
     """Return the colour maps of a field and of its detail."""
     import matplotlib
 
@@ -112,7 +112,7 @@ def draw_bar(axes: Any, mesh: Any, values: Array, name: str, units: str) -> None
     bar.outline.set(linewidth=0.5, edgecolor=FRAME)
     axes.tick_params(labelsize=10, length=3, width=0.5, color=FRAME, labelcolor=INK)
     unit = " ".join(([f"10{power}"] if power else []) + ([units] if units not in ("", "1") else []))
-    label = f"{name} ({raised(unit)})" if unit else name
+    label = f"{name} ({format_unit(unit)})" if unit else name
     label = textwrap.fill(label, int(inches / 0.071), max_lines=2, placeholder=" ...")
     axes.set_xlabel(label.replace("\u00a0", " "), fontsize=10.5, color=INK, labelpad=4, parse_math=False)
 
@@ -123,7 +123,7 @@ def _draw_mesh(panel: Any, view: View, mesh: Cells, cmap: Any, limits: tuple[flo
 
     lon, lat, values = _polygons(mesh)
     if view.full_circle and not view.polar:
-        lon, lat, values = _cut(*_divided(lon, lat, values), view.west, view.east)
+        lon, lat, values = _cut_at_seam(*_divide_wide_cells(lon, lat, values), view.west, view.east)
     corners = np.stack(view.project(lon, lat), axis=-1)
     panel.set_facecolor(MISSING)
     # Without anti-aliasing there are no light seams between neighbours.
@@ -148,8 +148,8 @@ def _polygons(mesh: Cells) -> tuple[Array, Array, Array]:
     corner_slices = (first, left, 0), (first, right, 1), (last, right, 2), (last, left, 3)
     rings = np.stack([arrays[0][corner] for corner in corner_slices], axis=-2)
     values = arrays[1][rows // 2 :: rows, columns // 2 :: columns]
-    is_known = np.isfinite(values)
-    return *_on_one_branch(rings[is_known]), values[is_known]
+    has_value = np.isfinite(values)
+    return *_on_one_branch(rings[has_value]), values[has_value]
 
 
 def _on_one_branch(rings: Array) -> tuple[Array, Array]:
@@ -157,7 +157,7 @@ def _on_one_branch(rings: Array) -> tuple[Array, Array]:
     return degrees_of(rings, degrees_of(rings.sum(axis=-2))[0][:, None])
 
 
-def _divided(lon: Array, lat: Array, values: Array) -> tuple[Array, Array, Array]:
+def _divide_wide_cells(lon: Array, lat: Array, values: Array) -> tuple[Array, Array, Array]:
     """Cut cells that span many degrees, as around a pole, into parts that follow the curves of the map."""
     is_wide = np.ptp(lon, axis=-1) > WIDE
     points = inner_points(unit_vectors(lon[is_wide], lat[is_wide]), *2 * [np.linspace(0, 1, PARTS + 1)])
@@ -170,7 +170,7 @@ def _divided(lon: Array, lat: Array, values: Array) -> tuple[Array, Array, Array
     return lon, lat, values
 
 
-def _cut(lon: Array, lat: Array, values: Array, west: float, east: float) -> tuple[Array, Array, Array]:
+def _cut_at_seam(lon: Array, lat: Array, values: Array, west: float, east: float) -> tuple[Array, Array, Array]:
     """Cut cells that cross the seam of a map into one part on either side."""
     lon = lon - 360.0 * np.floor((lon.mean(axis=-1, keepdims=True) - west) / 360.0)
     is_beyond_east, is_beyond_west = lon.max(axis=-1) > east, lon.min(axis=-1) < west
@@ -182,7 +182,7 @@ def _cut(lon: Array, lat: Array, values: Array, west: float, east: float) -> tup
 
 def draw_coast(panels: list[Any], view: View, sftlf: XarrayObject | None) -> None:
     """Draw the coast from an installed file, else from a land fraction, else nothing."""
-    path = installed_coast(view.box[1] - view.box[0]) if view.projection is not None else None
+    path = find_coast(view.box[1] - view.box[0]) if view.projection is not None else None
     if path is not None:
         import cartopy.crs as ccrs
         from cartopy.io.shapereader import Reader
@@ -197,7 +197,7 @@ def draw_coast(panels: list[Any], view: View, sftlf: XarrayObject | None) -> Non
             draw_contour(panel, view, land, 50.0 if land.values.max() > 1.5 else 0.5)
 
 
-def installed_coast(width: float) -> Path | None:
+def find_coast(width: float) -> Path | None:
     """Return the path of an installed Natural Earth coastline; cartopy itself would download a missing one."""
     from cartopy import config
     from cartopy.io import Downloader
@@ -211,24 +211,24 @@ def installed_coast(width: float) -> Path | None:
     return None
 
 
-def relief_level(orog: Cells | None) -> float | None:
+def orography_level(orog: Cells | None) -> float | None:
     """Return the round altitude that separates high land from low; None for a plain."""
     land = np.array([]) if orog is None else orog.values[np.isfinite(orog.values)]
-    return next((level for level in RELIEF if land.size and 2 * level <= np.percentile(land, 99)), None)
+    return next((level for level in OROGRAPHY_LEVELS if land.size and 2 * level <= np.percentile(land, 99)), None)
 
 
 def draw_contour(panel: Any, view: View, cells: Cells, level: float, linestyles: str = "-") -> None:
     """Draw one contour up to the frame, if the field crosses the level."""
     from matplotlib.axes import Axes
 
-    is_own = not cells.is_mesh and (cells.where.mapping is not None) == view.native
-    x, y, values = _framed(view, cells) if is_own else _elsewhere(view, cells)
+    has_view_axes = not cells.is_mesh and (cells.where.mapping is not None) == view.native
+    x, y, values = _extend_to_frame(view, cells) if has_view_axes else _transform_cells(view, cells)
     if (values > level).any() and (values < level).any():
         style: dict[str, Any] = {"colors": INK, "linewidths": 0.55, "linestyles": linestyles}
         Axes.contour(panel, x, y, values, [level], **style)
 
 
-def _framed(view: View, cells: Cells) -> tuple[Array, Array, Array]:
+def _extend_to_frame(view: View, cells: Cells) -> tuple[Array, Array, Array]:
     """Return map coordinates and values on the axes of the view, extended to its frame."""
     y, x, values = view.crop(cells)
     values = np.pad(values, 1, mode="edge")
@@ -238,7 +238,7 @@ def _framed(view: View, cells: Cells) -> tuple[Array, Array, Array]:
     return *view.project(*np.meshgrid(columns, rows)), values
 
 
-def _elsewhere(view: View, cells: Cells) -> tuple[Array, Array, Any]:
+def _transform_cells(view: View, cells: Cells) -> tuple[Array, Array, Any]:
     """Return map coordinates and values of cells on other axes than those of the view; masked outside."""
     west, east, south, north = view.box
     if isinstance(cells.grid, CurvilinearGrid):
@@ -246,9 +246,9 @@ def _elsewhere(view: View, cells: Cells) -> tuple[Array, Array, Any]:
         lon = lon - 360.0 * np.round((lon - 0.5 * (west + east)) / 360.0)
     else:
         reach = min(0.1 * (east - west) + 1, 180 - 0.5 * (east - west))
-        columns = window(cells.grid.x, west - reach, east + reach)
-        rows = window(cells.grid.y, max(south - 1, -90.0), min(north + 1, 90.0))
-        values, (lon, lat) = cells.at(rows, columns), np.meshgrid(columns.centres, rows.centres)
+        columns = crop_axis(cells.grid.x, west - reach, east + reach)
+        rows = crop_axis(cells.grid.y, max(south - 1, -90.0), min(north + 1, 90.0))
+        values, (lon, lat) = cells.values_at(rows, columns), np.meshgrid(columns.centres, rows.centres)
     x, y = view.place(lon, lat)
     (left, low), (right, high) = view.outline.min(axis=0), view.outline.max(axis=0)
     slack = 0.05 * (right - left)
@@ -298,7 +298,7 @@ def _draw_graticule(panel: Any, view: View, number: int) -> None:
             crossings = _crossings(np.mod(along - value + 180, 360) - 180)
             if crossings.size:
                 point = np.array([np.interp(crossings[0], np.arange(400), v) for v in (x, y)])
-                _label(panel, degrees(value, letters), point, letters, view.polar, number)
+                _write_label(panel, degree_label(value, letters), point, letters, view.polar, number)
 
 
 def _crossings(values: Array) -> Array:
@@ -308,7 +308,7 @@ def _crossings(values: Array) -> Array:
     return before - values[before] / step[before]
 
 
-def _label(panel: Any, text: str, point: Array, letters: str, polar: bool, number: int) -> None:
+def _write_label(panel: Any, text: str, point: Array, letters: str, polar: bool, number: int) -> None:
     """Write next to a point of the frame, on its outer side, unless a title or another panel is there."""
     outward = np.array([-1.0, 0.0] if letters == "NS" else [0.0, -1.0])
     if polar and letters == "EW":

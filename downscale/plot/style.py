@@ -27,7 +27,7 @@ MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 CELSIUS = ("degc", "deg_c", "degree_c", "degrees_c", "celsius", "degree_celsius", "degrees_celsius")
 
 
-def blank(width: float, height: float, **options: Any) -> Figure:
+def new_figure(width: float, height: float, **options: Any) -> Figure:
     """Return an empty white figure of this size in inches, not registered with pyplot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def blank(width: float, height: float, **options: Any) -> Figure:
     return figure
 
 
-def tidy(panel: Any, title: str, x: str, y: str) -> None:
+def style_chart(panel: Any, title: str, x: str, y: str) -> None:
     """Label a chart and its axes, and draw only informative lines."""
     panel.set_title(title, fontsize=12.5, color=INK, loc="left", pad=8, parse_math=False)
     panel.set_xlabel(x, fontsize=11, color=INK, parse_math=False)
@@ -49,12 +49,12 @@ def tidy(panel: Any, title: str, x: str, y: str) -> None:
         spine.set(linewidth=0.6, edgecolor=FRAME, visible=side in ("left", "bottom"))
 
 
-def note(panel: Any, x: float, y: float, text: str, **style: Any) -> None:
+def write_note(panel: Any, x: float, y: float, text: str, **style: Any) -> None:
     """Write a small note at a position in data units."""
     panel.text(x, y, text, **{"fontsize": 9.5, "color": SOFT_INK, "parse_math": False, **style})
 
 
-def raised(unit: str) -> str:
+def format_unit(unit: str) -> str:
     """Return a unit with exponents as superscripts and non-breaking spaces."""
     if unit.strip().lower() in CELSIUS:
         return "°C"
@@ -63,7 +63,7 @@ def raised(unit: str) -> str:
     return re.sub(exponent, lambda m: (m[1] or m[2]).translate(digits), unit).replace(" ", "\u00a0")
 
 
-def name_of(field: xr.DataArray, capital: bool) -> str:
+def field_name(field: xr.DataArray, capital: bool) -> str:
     """Return the long name of a field, or the best substitute."""
     attrs = field.attrs
     standard = str(attrs.get("standard_name", "")).replace("_", " ")
@@ -71,7 +71,7 @@ def name_of(field: xr.DataArray, capital: bool) -> str:
     return name[:1].upper() + name[1:] if capital else name
 
 
-def subtitle(maps: Iterable[Cells], select: Mapping[str, int], level: float | None) -> str:
+def describe_maps(maps: Iterable[Cells], select: Mapping[str, int], level: float | None) -> str:
     """Return the time, member, ... shown of the whole fields, and the altitude of the dotted contour."""
     words: dict[str, list[str]] = {}
     for cells in maps:
@@ -81,10 +81,10 @@ def subtitle(maps: Iterable[Cells], select: Mapping[str, int], level: float | No
                 text = f"{name} {select.get(name, 0)}"
             if text is not None and text not in words.setdefault(name, []):
                 words[name].append(text)
-    relief = [] if level is None else [f"dotted: {level:g} m above sea level"]
+    contour_text = [] if level is None else [f"dotted: {level:g} m above sea level"]
     # Properties in which the two fields differ are given for both, coarse first.
     texts = [text[0] if len(text) == 1 else f"coarse {text[0]}, fine {text[1]}" for text in words.values()]
-    return " · ".join([*texts, *relief])
+    return " · ".join([*texts, *contour_text])
 
 
 def _position_words(cells: Cells, name: str) -> str | None:
@@ -92,8 +92,8 @@ def _position_words(cells: Cells, name: str) -> str | None:
     coords = {key: v.values[()] for key, v in cells.field.coords.items() if v.ndim == 0}
     if name not in coords:
         return None
-    along = [key for key, v in cells.source.coords.items() if v.dims == (name,)]
-    dates = [key for key in (name, *along) if key in coords and is_date(coords[key])]
+    coordinate_names = [key for key, v in cells.source.coords.items() if v.dims == (name,)]
+    dates = [key for key in (name, *coordinate_names) if key in coords and is_date(coords[key])]
     return value_words(name, coords[dates[0] if dates else name])
 
 
@@ -114,7 +114,7 @@ def value_words(name: str, value: Any) -> str:
     return date if is_usual else f"{date} ({calendar} calendar)"
 
 
-def degrees(value: float, letters: str) -> str:
+def degree_label(value: float, letters: str) -> str:
     """Return a latitude (letters "NS") or longitude ("EW") as text."""
     value = (value + 180) % 360 - 180 if letters == "EW" else value
     letter = "" if value == 0 or abs(value) == 180 else letters[int(value < 0)]
@@ -143,7 +143,7 @@ def _kind(path: Path) -> str:
     return path.suffix[1:].lower() or "png"
 
 
-def write(figure: Figure, path: Path | None, dpi: int) -> Figure:
+def write_figure(figure: Figure, path: Path | None, dpi: int) -> Figure:
     """Write a figure, if there is a path, under a temporary name that is then renamed, and return it."""
     if path is None:
         return figure
@@ -153,6 +153,6 @@ def write(figure: Figure, path: Path | None, dpi: int) -> Figure:
             warnings.filterwarnings("ignore", message="Glyph .* missing")
             figure.savefig(stream, format=_kind(path), dpi=dpi, facecolor="white")
     except OSError as error:
-        why = error.strerror or error
-        raise OutputError(f"expected to write the map '{path}', received: {why}; choose another place") from error
+        reason = error.strerror or error
+        raise OutputError(f"expected to write the map '{path}', received: {reason}; choose another place") from error
     return figure
