@@ -31,7 +31,7 @@ def printable(text: object) -> str:
     >>> print(printable("tas\x1b[31m\n"))
     tas\x1b[31m\n
     """
-    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), str(text))
+    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), str(text))
 
 
 def one_line(message: object) -> str:
@@ -98,23 +98,23 @@ def listing(names: Iterable[object]) -> str:
     return ", ".join(texts if surplus <= 1 else [*texts[:MOST_NAMES], f"and {surplus} more"])
 
 
-def counted(count: int, noun: str) -> str:
+def pluralise(count: int, noun: str) -> str:
     """Return a count with its noun, singular or plural.
 
     Examples
     --------
-    >>> counted(1, "block"), counted(3, "worker")
+    >>> pluralise(1, "block"), pluralise(3, "worker")
     ('1 block', '3 workers')
     """
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def called(name: str, *value: Any) -> str:
+def spell(name: str, *value: Any) -> str:
     """Return an argument, and its value if there is one, as its user writes it.
 
     Examples
     --------
-    >>> called("conserve", "cell")
+    >>> spell("conserve", "cell")
     "conserve='cell'"
     """
     spelled = (spelling.get() or {}).get(name, name)

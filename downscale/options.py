@@ -21,7 +21,7 @@ def one_of(*legal: str | None) -> Callable[[Any], str | None]:
     return lambda value: None if value in legal else f"one of {listing(legal)}"
 
 
-def _memory(value: Any) -> str | None:
+def _memory_rule(value: Any) -> str | None:
     with suppress(ValueError, TypeError, AttributeError):
         if value is None or (not isinstance(value, bool) and bytes_of(value) > 0):
             return None
@@ -41,7 +41,7 @@ def bytes_of(size: int | float | str) -> int:
     return int(parse_bytes(size))
 
 
-def _check(is_legal: Callable[[Any], bool], expected: str) -> Callable[[Any], str | None]:
+def _rule(is_legal: Callable[[Any], bool], expected: str) -> Callable[[Any], str | None]:
     return lambda value: None if is_legal(value) else expected
 
 
@@ -51,12 +51,12 @@ def _is_tolerance(value: Any) -> bool:
 
 VALIDATORS: dict[str, Callable[[Any], str | None]] = {
     "check": one_of(*CHECKS),
-    "device": _check(lambda v: isinstance(v, str) and v != "", "'auto', 'cpu' or the name of an accelerator"),
+    "device": _rule(lambda v: isinstance(v, str) and v != "", "'auto', 'cpu' or the name of an accelerator"),
     "engine": one_of(*ENGINES),
     "progress": one_of("auto", "on", "off"),
-    "keep_attrs": _check(lambda value: isinstance(value, bool), "True or False"),
-    "max_memory": _memory,
-    "tolerance": _check(_is_tolerance, "a positive number, or None for the default of the data type"),
+    "keep_attrs": _rule(lambda value: isinstance(value, bool), "True or False"),
+    "max_memory": _memory_rule,
+    "tolerance": _rule(_is_tolerance, "a positive number, or None for the default of the data type"),
 }
 
 _OPTIONS: dict[str, Any] = dict.fromkeys(VALIDATORS, "auto") | {

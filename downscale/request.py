@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from downscale.errors import OptionError, called, listing
+from downscale.errors import OptionError, listing, spell
 from downscale.options import CHECKS, VALIDATORS, one_of, option
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ def _option_or_none(name: str, words: str = "") -> Callable[[Any], str | None]:
 
 def _number(low: float, high: float, optional: bool = False) -> Callable[[Any], str | None]:
     def expects(value: Any) -> str | None:
-        good = isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
-        return None if good or (optional and value is None) else f"a number from {low:g} to {high:g}"
+        is_legal = isinstance(value, Real) and not isinstance(value, bool) and low <= float(value) <= high
+        return None if is_legal or (optional and value is None) else f"a number from {low:g} to {high:g}"
 
     return expects
 
 
-def _whole(low: int, high: int) -> Callable[[Any], str | None]:
+def _whole_number(low: int, high: int) -> Callable[[Any], str | None]:
     def expects(value: Any) -> str | None:
         is_legal = isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) < high
         return None if is_legal else f"a whole number from {low}"
@@ -67,8 +67,8 @@ def _whole(low: int, high: int) -> Callable[[Any], str | None]:
     return expects
 
 
-def _members(value: Any) -> str | None:
-    return None if value is None else _whole(1, MOST_MEMBERS)(value)
+def _member_count(value: Any) -> str | None:
+    return None if value is None else _whole_number(1, MOST_MEMBERS)(value)
 
 
 def _quantity(value: Any) -> str | None:
@@ -186,11 +186,11 @@ class Request:
     members: int | None = argument(
         None, "int, optional", int | None, "Number of ensemble members to generate.",
         """Along the new dimension "realization"; by default one, without that dimension. For "cascade" and for models
-        trained as ensembles.""", _members,
+        trained as ensembles.""", _member_count,
     )  # fmt: skip
     seed: int = argument(
         0, "int", int, "Random seed of the ensemble.",
-        "The same seed gives the same members, for any chunks and number of workers.", _whole(0, 2**63),
+        "The same seed gives the same members, for any chunks and number of workers.", _whole_number(0, 2**63),
     )  # fmt: skip
     smoothing: float | None = argument(
         None, "float, optional", float | None, "For cascade: smoothing of the fine fields, 0 (radar) to 3.",
@@ -213,31 +213,31 @@ class Request:
         name, method, terrain = name_of(self.method), find_method(self.method), self.terrain_penalty
         if self.members is not None and method.members is False:
             raise OptionError(
-                f"expected a method that generates members, received {name!r} with {called('members', self.members)}; "
+                f"expected a method that generates members, received {name!r} with {spell('members', self.members)}; "
                 "use 'cascade' or an ensemble model"
             )
         if self.smoothing is not None and not method.smoothing:
-            raise _conflict(called("method", CASCADE), "smoothing", repr(name))
+            raise _conflict(spell("method", CASCADE), "smoothing", repr(name))
         if self.conserve != "cell" and self.bounds not in ("auto", None):
-            raise _conflict(called("conserve", "cell"), "bounds", called("conserve", self.conserve))
+            raise _conflict(spell("conserve", "cell"), "bounds", spell("conserve", self.conserve))
         if self.orog is None and self.lapse_rate is not None:
-            orog = called("orog")
+            orog = spell("orog")
             raise OptionError(
-                f"expected {orog} with {called('lapse_rate')}, received none; pass the fine orography as {orog}"
+                f"expected {orog} with {spell('lapse_rate')}, received none; pass the fine orography as {orog}"
             )
         if terrain is not None and not isinstance(terrain, TerrainPenalty):
             raise OptionError(f"expected terrain_penalty to be a TerrainPenalty, received {type(terrain).__name__}")
         if terrain is not None and self.conserve != "cell":
-            raise _conflict(called("conserve", "cell"), "terrain_penalty", repr(self.conserve))
+            raise _conflict(spell("conserve", "cell"), "terrain_penalty", repr(self.conserve))
         if self.footprint is None:
             return
         if not method.footprint:
-            raise _conflict(called("method", "sobolev"), "footprint", repr(name))
-        for param, present in (("lapse_rate", self.lapse_rate is not None), ("conserve", self.conserve != "cell"),
+            raise _conflict(spell("method", "sobolev"), "footprint", repr(name))
+        for param, is_set in (("lapse_rate", self.lapse_rate is not None), ("conserve", self.conserve != "cell"),
                                ("terrain_penalty", terrain is not None)):  # fmt: skip
-            if present:
-                words = f"expected no {called(param)} with {called('footprint')}, whose averages it would change"
-                raise OptionError(f"{words}, received one; drop one")
+            if is_set:
+                expectation = f"expected no {spell(param)} with {spell('footprint')}, whose averages it would change"
+                raise OptionError(f"{expectation}, received one; drop one")
 
     @property
     def map_order(self) -> float:
@@ -263,7 +263,7 @@ class Request:
         return option(name) if value is None else value
 
 
-ARGUMENTS: dict[str, Argument] = {one.name: one.metadata["argument"] for one in fields(Request)}
+ARGUMENTS: dict[str, Argument] = {item.name: item.metadata["argument"] for item in fields(Request)}
 
 # The arguments of :func:`downscale.deconvolve` that are not those of a request.
 DECONVOLUTION = {
@@ -304,11 +304,11 @@ def require_legal(name: str, value: Any, expects: Callable[[Any], str | None] | 
     """Raise an OptionError if a value of this argument is not legal, by its declaration if ``expects`` is None."""
     expected = (expects or ARGUMENTS[name].expects)(value)
     if expected is not None:
-        raise OptionError(f"expected {called(name)} to be {expected}, received {value!r}")
+        raise OptionError(f"expected {spell(name)} to be {expected}, received {value!r}")
 
 
-def _conflict(wanted: str, other: str, received: str) -> OptionError:
-    return OptionError(f"expected {wanted} with {called(other)}, received {received}; drop one")
+def _conflict(required: str, other: str, value: str) -> OptionError:
+    return OptionError(f"expected {required} with {spell(other)}, received {value}; drop one")
 
 
 def read_request(arguments: Mapping[str, Any]) -> Request:
@@ -319,7 +319,7 @@ def read_request(arguments: Mapping[str, Any]) -> Request:
     return Request(**arguments)
 
 
-def takes(declared: Mapping[str, Argument]) -> Callable[[FunctionT], FunctionT]:
+def takes(declarations: Mapping[str, Argument]) -> Callable[[FunctionT], FunctionT]:
     """Return a decorator that puts declared arguments in place of ``**options`` in a signature and a docstring.
 
     Arguments that the function names itself keep their place; the others follow as keywords.
@@ -330,10 +330,10 @@ def takes(declared: Mapping[str, Argument]) -> Callable[[FunctionT], FunctionT]:
         parameters = [item for item in signature.parameters.values() if item.kind is not item.VAR_KEYWORD]
         keywords = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=Any)
-            for name, entry in declared.items() if name not in signature.parameters
+            for name, entry in declarations.items() if name not in signature.parameters
         ]  # fmt: skip
         lines = []
-        for name, entry in declared.items():
+        for name, entry in declarations.items():
             text = textwrap.fill(f"{entry.help} {entry.details}", WIDTH - 8, break_on_hyphens=False)
             lines.append(f"{name} : {entry.kind}\n{textwrap.indent(text, ' ' * 4)}")
         function.__signature__ = signature.replace(parameters=[*parameters, *keywords])  # type: ignore[attr-defined]

@@ -60,7 +60,7 @@ from downscale.cf.mapping import (
     mapping_of,
 )
 from downscale.cf.units import UNINFORMATIVE_UNITS, size_in
-from downscale.errors import DownscaleError, GridError, InputError, ShapeError, called, listing
+from downscale.errors import DownscaleError, GridError, InputError, ShapeError, listing, spell
 from downscale.grid.axis import (
     CellAxis,
     Kind,
@@ -443,7 +443,7 @@ def parse_factor(factor: Any, axes: Horizontal) -> tuple[int, int]:
     unknown = [name for name in factor if name not in axes.dims]
     if unknown:
         raise ShapeError(
-            f"expected {called('factor')} for the dimensions {listing(axes.dims)}, received {listing(unknown)}"
+            f"expected {spell('factor')} for the dimensions {listing(axes.dims)}, received {listing(unknown)}"
         )
     return check_factor(factor.get(axes.y, 1)), check_factor(factor.get(axes.x, 1))
 

@@ -24,7 +24,7 @@ from downscale.conservation.measures import combine_all, default_tolerance, infi
 from downscale.conservation.report import ConservationReport, VariableReport, finalize
 from downscale.deconvolution.psf import pick_psf
 from downscale.deconvolution.weights import Instrument
-from downscale.errors import DownscaleError, GridError, InputError, OptionError, called, listing
+from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing, spell
 from downscale.methods.footprint import seen_through
 from downscale.options import one_of, option
 from downscale.request import require_legal
@@ -181,7 +181,7 @@ def _blur_fine(comparison: Nested | Overlapping, name: str, footprint: Any, exte
     """Return a comparison of the fine field blurred by a footprint."""
     if not isinstance(comparison, Nested):
         raise OptionError(
-            f"expected a fine grid that nests in the coarse one with {called('footprint')}, received another"
+            f"expected a fine grid that nests in the coarse one with {spell('footprint')}, received another"
         )
     where, field = comparison.at_fine, comparison.fine[name].transpose(..., *comparison.at_fine.dims)
     instrument = Instrument(pick_psf(footprint), where.grid)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from downscale.errors import OptionError, called, spelling
+from downscale.errors import OptionError, spell, spelling
 from downscale.request import ARGUMENTS, DECONVOLUTION, QUANTITIES, Argument, require_legal
 
 ATTRIBUTE = re.compile(r"[A-Za-z_][\w.@+-]*")
@@ -35,12 +35,12 @@ def parse_pairs(text: str, name: str = "factor") -> Any:
     dims = [dim.strip() for dim, _ in pairs]
     if not numbers or not (all(dims) or (dims == [""] and ":" not in text)):
         raise OptionError(
-            f"expected {called(name)} to be a whole number, or dim:number,dim:number, received {text!r}"
+            f"expected {spell(name)} to be a whole number, or dim:number,dim:number, received {text!r}"
         )
     repeated = [dim for dim in dims if dims.count(dim) > 1]
     if repeated:
         raise OptionError(
-            f"expected {called(name)} for each dimension once, received {repeated[0]!r} twice in {text!r}; drop one"
+            f"expected {spell(name)} for each dimension once, received {repeated[0]!r} twice in {text!r}; drop one"
         )
     return dict(zip(dims, numbers, strict=True)) if all(dims) else numbers[0]
 
@@ -78,7 +78,7 @@ def parse_names(text: str | None, name: str = "data_vars") -> list[str] | None:
         return None
     names = [word.strip() for word in text.split(",")]
     if not all(names):
-        raise OptionError(f"expected {called(name)} NAME,NAME, received {text!r}; leave it out for all")
+        raise OptionError(f"expected {spell(name)} NAME,NAME, received {text!r}; leave it out for all")
     return names
 
 
@@ -95,10 +95,10 @@ def parse_bounds(text: str) -> Any:
     try:
         low, high = (float(part) if part.strip() else None for part in text.split(":"))
     except ValueError:
-        raise OptionError(f"expected {called('bounds')} as auto, none or LOW:HIGH, received {text!r}") from None
+        raise OptionError(f"expected {spell('bounds')} as auto, none or LOW:HIGH, received {text!r}") from None
     if not all(side is None or math.isfinite(side) for side in (low, high)):
         raise OptionError(
-            f"expected finite {called('bounds')} LOW:HIGH, received {text!r}; leave a side empty where there is none"
+            f"expected finite {spell('bounds')} LOW:HIGH, received {text!r}; leave a side empty where there is none"
         )
     return low, high
 
@@ -116,7 +116,7 @@ def parse_quantity(text: str) -> Any:
     pairs = [[word.strip() for word in part.rpartition(":")[::2]] for part in text.split(",")]
     if not all(name and quantity in QUANTITIES for name, quantity in pairs):
         raise OptionError(
-            f"expected {called('quantity')} as intensive, extensive or NAME:QUANTITY,NAME:QUANTITY, received {text!r}"
+            f"expected {spell('quantity')} as intensive, extensive or NAME:QUANTITY,NAME:QUANTITY, received {text!r}"
         )
     return {name: quantity for name, quantity in pairs}
 
@@ -129,7 +129,7 @@ def parse_target(text: str) -> Any:
     >>> parse_target("time:D"), parse_target("0.25x0.25")
     ({'time': 'D'}, '0.25x0.25')
     """
-    name = called("target_grid")
+    name = spell("target_grid")
     if re.fullmatch(r"[-+\d.,;eExX ]*", text) and not Path(text).is_file():
         if not re.fullmatch(r"[^xX,;]+[xX][^xX,;]+", text):
             raise OptionError(
@@ -196,7 +196,7 @@ REQUEST = (
 
 
 def options_of(
-    names: tuple[str, ...] = REQUEST, declared: Mapping[str, Argument] = ARGUMENTS, **syntax: str
+    names: tuple[str, ...] = REQUEST, declarations: Mapping[str, Argument] = ARGUMENTS, **syntax: str
 ) -> dict[str, tuple[Any, Any]]:
     """Return options for declared arguments: their annotations, with the help of the declaration, and their defaults.
 
@@ -204,8 +204,8 @@ def options_of(
     """
     options = {}
     for name in names:
-        words, parse = SYNTAX.get(name, ("", None)) if declared is ARGUMENTS else ("", None)
-        words, entry = syntax.get(name, words), declared[name]
+        words, parse = SYNTAX.get(name, ("", None)) if declarations is ARGUMENTS else ("", None)
+        words, entry = syntax.get(name, words), declarations[name]
         words = entry.help.removesuffix(".") + (f": {words}." if words else ".")
         kind = entry.plain if parse is None else str if entry.default is not None else str | None
         options[name] = (Annotated[kind, typer.Option(FLAGS[name], help=words)], entry.default)
@@ -227,15 +227,15 @@ def with_options(**options: tuple[Any, Any]) -> Callable[[Any], Any]:
     """Return a decorator that puts options in place of the ``**values`` of a command, by annotation and default."""
 
     def decorate(function: Any) -> Any:
-        own = {
+        parameters = {
             name: (item.annotation, item.default)
             for name, item in inspect.signature(function, eval_str=True).parameters.items()
             if item.kind is not item.VAR_KEYWORD
         }
-        arguments = {name: item for name, item in own.items() if item[1] is inspect.Parameter.empty}
+        arguments = {name: item for name, item in parameters.items() if item[1] is inspect.Parameter.empty}
         function.__signature__ = inspect.Signature([
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-            for name, (annotation, default) in {**arguments, **options, **own}.items()
+            for name, (annotation, default) in {**arguments, **options, **parameters}.items()
         ])  # fmt: skip
         return function
 

@@ -28,16 +28,16 @@ from downscale.cli.arguments import (
     parse_pair,
     with_options,
 )
-from downscale.errors import ConservationError, DownscaleError, counted, one_line, printable
+from downscale.errors import ConservationError, DownscaleError, one_line, pluralise, printable
 from downscale.process.interrupts import NOTHING_LEFT, Stopped, raise_on_signals, status_of
 from downscale.request import DECONVOLUTION
 
 # Exit status of the argument parser for Ctrl-C.
 INTERRUPTED = 130
 # The parser's message for extra arguments, and the package's wording.
-EXTRA = "Got unexpected extra argument(s)", "expected no more arguments, received"
+EXTRA_ARGUMENTS = "Got unexpected extra argument(s)", "expected no more arguments, received"
 # The arguments as typed, for the command that a report prints to reproduce the run.
-typed: ContextVar[tuple[str, ...]] = ContextVar("typed", default=())
+typed_arguments: ContextVar[tuple[str, ...]] = ContextVar("typed", default=())
 
 app = typer.Typer(
     name="downscale",
@@ -54,8 +54,8 @@ def say(text: object) -> None:
     typer.echo("\n".join(printable(line) for line in str(text).split("\n")))
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_set: bool) -> None:
+    if is_set:
         from downscale.version import __version__
 
         typer.echo(__version__)
@@ -142,7 +142,7 @@ def demo(
     with use_threads_by_default():
         outcomes, comparison = run_both(demo_recipe(out), demo_model_recipe(out), MODEL_NOTE)
     for outcome in outcomes:
-        _say_outcome(outcome)
+        _print_outcome(outcome)
     say(format_comparison(comparison))
     say(comparison.note)
 
@@ -151,7 +151,7 @@ def demo(
 @with_options(**RUN)
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yml", help="The recipe.")],
-    **how: Any,
+    **options: Any,
 ) -> None:
     """Run a recipe: read, statics, downscale, terrain, validate, write."""
     from downscale.io.paths import require_no_input
@@ -161,7 +161,7 @@ def run(
     for name in (checked_recipe.output.path, checked_recipe.output.map, checked_recipe.output.report):
         if name is not None:
             require_no_input(Path(name).expanduser(), (recipe,))
-    _run_recipe(checked_recipe, **how)
+    _run_recipe(checked_recipe, **options)
 
 
 @app.command()
@@ -185,7 +185,7 @@ def apply(
     _run_recipe(recipe_of(arguments, title=title, path=source, chunks=chunks, output=output_section), **values)
 
 
-def _run_recipe(recipe: Any, *, blocks: str | None, merge: bool | None, max_memory: str | None, **how: Any) -> None:
+def _run_recipe(recipe: Any, *, blocks: str | None, merge: bool | None, max_memory: str | None, **options: Any) -> None:
     """Run a recipe, with the block options of the command line, and print the outcome."""
     from downscale.options import set_options
 
@@ -198,10 +198,10 @@ def _run_recipe(recipe: Any, *, blocks: str | None, merge: bool | None, max_memo
     from downscale.runs.pipeline import run as run_recipe
 
     with use_threads_by_default():
-        _say_outcome(run_recipe(recipe, command=shlex.join(["downscale", *typed.get()]), **how))
+        _print_outcome(run_recipe(recipe, command=shlex.join(["downscale", *typed_arguments.get()]), **options))
 
 
-def _say_outcome(outcome: Any) -> None:
+def _print_outcome(outcome: Any) -> None:
     if outcome.conservation is None and not outcome.files:
         say(repr(outcome.plan))
         return
@@ -211,7 +211,7 @@ def _say_outcome(outcome: Any) -> None:
         say(f"{name}: terrain-gradient penalty {values['before']:.3g} -> {values['after']:.3g}")
     if outcome.kept:
         verify = "verifies" if outcome.kept == 1 else "verify"
-        say(f"kept {outcome.kept} of {counted(outcome.blocks, 'block')} of an earlier run, which {verify}")
+        say(f"kept {outcome.kept} of {pluralise(outcome.blocks, 'block')} of an earlier run, which {verify}")
     for path in outcome.files:
         say(f"wrote {path}")
 
@@ -386,16 +386,16 @@ def train(
     training = load_training(recipe)
     from downscale.process.interrupts import Stopped, signal_word, use_end_message
     from downscale.training.fit import folder_of, is_first
-    from downscale.training.fit import train as carry_out
+    from downscale.training.fit import train as train_model
     from downscale.training.progress import resume_hint
 
     if dry_run:
-        carry_out(training, say=say, dry_run=True)
+        train_model(training, say=say, dry_run=True)
         return
     folder, steps = folder_of(training), training.training.steps
     try:
         with use_end_message(lambda: resume_hint(folder, steps)):
-            carry_out(training, resume, say)
+            train_model(training, resume, say)
     except BaseException as error:
         word = signal_word(error)
         if word is None:
@@ -414,9 +414,9 @@ def evaluate(
     from downscale.evaluation.schema import load_evaluation
 
     evaluation = load_evaluation(recipe)  # a wrong recipe is refused before libraries are loaded, which takes seconds
-    from downscale.evaluation.run import evaluate as carry_out
+    from downscale.evaluation.run import evaluate as run_evaluation
 
-    carry_out(evaluation, say, change=None if out is None else {"output.folder": str(out)})
+    run_evaluation(evaluation, say, change=None if out is None else {"output.folder": str(out)})
 
 
 @app.command()
@@ -452,13 +452,13 @@ def main(arguments: list[str] | None = None) -> int:
     ``arguments`` are those of the process by default. Nothing of the process is changed.
     """
     with warnings.catch_warnings():
-        warnings.showwarning = _once()
+        warnings.showwarning = _warn_once()
         # In a context of its own: variables that a command sets do not outlive it.
         return copy_context().run(_run, sys.argv[1:] if arguments is None else arguments)
 
 
 def _run(arguments: list[str]) -> int:
-    typed.set(tuple(arguments))
+    typed_arguments.set(tuple(arguments))
     signals: list[str] = []
     try:
         with raise_on_signals() as signals:
@@ -470,41 +470,41 @@ def _run(arguments: list[str]) -> int:
         if signals or isinstance(error, KeyboardInterrupt):
             word = "interrupted" if not signals or signals[0] == "SIGINT" else "terminated"
             line = error if isinstance(error, Stopped) else f"{word}; {NOTHING_LEFT}"
-            return _fail(line, status_of(signals or ["SIGINT"]))
+            return _print_error(line, status_of(signals or ["SIGINT"]))
         if not isinstance(error, Exception):
             raise
-        return _failed(error)
+        return _report_error(error)
 
 
-def _failed(error: Exception) -> int:
+def _report_error(error: Exception) -> int:
     """Print one line about an error and return the exit status."""
     if isinstance(error, ConservationError | Stopped):
-        return _fail(error, 1)
+        return _print_error(error, 1)
     if isinstance(error, DownscaleError):
-        return _fail(error, 2)
+        return _print_error(error, 2)
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error, file=sys.stderr)
         return 2
     if hasattr(error, "format_message"):  # errors of the argument parser
-        return _fail(error.format_message().replace(*EXTRA), 2)
+        return _print_error(error.format_message().replace(*EXTRA_ARGUMENTS), 2)
     if isinstance(error, MemoryError):
         reason = str(error) or "not enough memory"
-        return _fail(f"MemoryError: {reason}; choose a smaller factor or region, or smaller --chunks", 1)
+        return _print_error(f"MemoryError: {reason}; choose a smaller factor or region, or smaller --chunks", 1)
     if isinstance(error, OSError):
-        return _fail(f"{type(error).__name__}: {error}", 1)
+        return _print_error(f"{type(error).__name__}: {error}", 1)
     if str(error).startswith("NetCDF: "):  # errors of the library on reading damaged data
-        return _fail(f"expected readable data, received {error}; a file is damaged, get it again", 2)
+        return _print_error(f"expected readable data, received {error}; a file is damaged, get it again", 2)
     if "-X" in sys.orig_argv or sys.flags.dev_mode:
         raise error
     line = f"internal error: {type(error).__name__}: {error}"
-    return _fail(f"{line}; please report it with the output of python -X dev -m downscale", 1)
+    return _print_error(f"{line}; please report it with the output of python -X dev -m downscale", 1)
 
 
-def _once() -> Callable[..., None]:
+def _warn_once() -> Callable[..., None]:
     """Return a function that shows each warning once, as one line without source code."""
     lines: set[str] = set()
 
-    def warn(message: Warning | str, *where: object, **more: object) -> None:
+    def warn(message: Warning | str, *arguments: object, **options: object) -> None:
         line = one_line(message)
         if line not in lines:
             lines.add(line)
@@ -513,6 +513,6 @@ def _once() -> Callable[..., None]:
     return warn
 
 
-def _fail(error: object, status: int) -> int:
+def _print_error(error: object, status: int) -> int:
     print(f"downscale: {one_line(error)}", file=sys.stderr)
     return status

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 # Each balancing step halves the error of both sums, so that this many reach rounding.
 STEPS, ROUNDING = 100, 1e-14
 # Weights below this fraction of the largest one are rounding errors of the transforms.
-DUST = 1e-9
+NEGLIGIBLE = 1e-9
 # Largest number of row pairs whose products are formed together; beyond it they are added row by row.
-AT_ONCE = 200_000
+MOST_TOGETHER = 200_000
 # Number of cached blurs: most fields of one file share a mask.
 CACHED_BLURS = 4
 
@@ -51,41 +51,44 @@ class Blur:
     def __init__(self, instrument: Instrument, reference: Tensor, mask: NDArray[np.bool_] | None = None) -> None:
         self.shape, self.kernel, area = instrument.shape, instrument.kernel, instrument.area
         valid = np.ones(self.shape, bool) if mask is None else np.asarray(mask, bool)
-        self.whole = bool(valid.all())
+        self.complete = bool(valid.all())
         self.area = like(np.ones(self.shape) if area is None else area / np.mean(area), reference)
         self.mask = like(valid.astype(np.float64), reference)
-        convolution: Any = Convolution if isinstance(self.kernel, Kernel) else RowConvolution
-        self.spread = convolution(self.kernel, self.shape, reference)
+        kind: Any = Convolution if isinstance(self.kernel, Kernel) else RowConvolution
+        self.convolution = kind(self.kernel, self.shape, reference)
         self._balance()
 
     def _balance(self) -> None:
-        """Return the factors of rows and columns that make both sums one, by damped alternating scaling."""
-        inflow = self.spread.gather(self.area * self.mask) * self.mask
-        linked = self.mask * (inflow > DUST * inflow.max())
+        """Set the factors of rows and columns that make both sums one, by damped alternating scaling."""
+        inflow = self.convolution.gather(self.area * self.mask) * self.mask
+        connected = self.mask * (inflow > NEGLIGIBLE * inflow.max())
         # A cell without valid neighbours retains its flux.
-        self.alone = self.mask - linked
-        start = linked / torch.sqrt(torch.where(linked > 0, inflow, torch.ones_like(inflow)))
+        self.isolated = self.mask - connected
+        start = connected / torch.sqrt(torch.where(connected > 0, inflow, torch.ones_like(inflow)))
         rows, columns = start, start
         for _ in range(STEPS):
-            received = rows * self.spread.gather(self.area * columns)
-            sent = columns * self.spread.scatter(self.area * rows)
-            deviation = torch.maximum(((received - 1) * linked).abs().max(), ((sent - 1) * linked).abs().max())
-            if deviation <= ROUNDING:
+            row_sums = rows * self.convolution.gather(self.area * columns)
+            column_sums = columns * self.convolution.scatter(self.area * rows)
+            deviations = [((sums - 1) * connected).abs().max() for sums in (row_sums, column_sums)]
+            if torch.maximum(*deviations) <= ROUNDING:
                 break
-            rows, columns = (_divide_by_root(f, s) for f, s in ((rows, received), (columns, sent)))
-        sent = self.spread.scatter(self.area * rows)
+            rows, columns = (_divide_by_root(f, s) for f, s in ((rows, row_sums), (columns, column_sums)))
+        column_sums = self.convolution.scatter(self.area * rows)
         # So does a source whose flux would reach no cell within rounding.
-        reached = linked * (sent * columns > DUST)
-        self.alone = self.alone + (linked - reached)
-        self.rows, self.columns = rows, reached / torch.where(reached > 0, sent, torch.ones_like(sent))
+        effective = connected * (column_sums * columns > NEGLIGIBLE)
+        self.isolated = self.isolated + (connected - effective)
+        self.rows, self.columns = (
+            rows,
+            effective / torch.where(effective > 0, column_sums, torch.ones_like(column_sums)),
+        )
 
     def forward(self, field: Tensor) -> Tensor:
         """Return the blurred field of cell means: ``H y``, zero at invalid cells."""
-        return self.rows * self.spread.gather(self.area * self.columns * field) + self.alone * field
+        return self.rows * self.convolution.gather(self.area * self.columns * field) + self.isolated * field
 
     def back(self, field: Tensor) -> Tensor:
         """Return the adjoint in area weights: ``sum(a v H y) = sum(a y back(v))``; ``back(1) = 1``."""
-        return self.columns * self.spread.scatter(self.area * self.rows * field) + self.alone * field
+        return self.columns * self.convolution.scatter(self.area * self.rows * field) + self.isolated * field
 
     def transpose(self, field: Tensor) -> Tensor:
         """Return the plain transpose: ``<v, H y> = <H^T v, y>``."""
@@ -118,12 +121,12 @@ class Blur:
     def circulant(self) -> bool:
         """Whether Fourier modes are its eigenvectors: closed axes, no gaps, equal areas."""
         plain = isinstance(self.kernel, Kernel) and all(self.kernel.periodic)
-        return plain and self.whole and bool((self.area == 1).all())
+        return plain and self.complete and bool((self.area == 1).all())
 
 
 def _divide_by_root(factor: Tensor, total: Tensor) -> Tensor:
     """Return a factor divided by the root of its sum, where that is positive."""
-    positive = total > DUST
+    positive = total > NEGLIGIBLE
     return torch.where(positive, factor / torch.sqrt(torch.where(positive, total, torch.ones_like(total))), factor)
 
 
@@ -140,18 +143,18 @@ class Convolution:
         padded = np.roll(padded, [-c for c in kernel.centre], axis=tuple(range(len(shape))))
         self.symbol = torch.fft.rfftn(reference.new_tensor(padded), dim=self.axes)
 
-    def _applied(self, field: Tensor, symbol: Tensor) -> Tensor:
+    def _convolve(self, field: Tensor, symbol: Tensor) -> Tensor:
         waves = torch.fft.rfftn(field, s=self.sizes, dim=self.axes) * symbol
         wide = torch.fft.irfftn(waves, s=self.sizes, dim=self.axes)
         return wide[(..., *(slice(0, n) for n in self.shape))]
 
     def gather(self, field: Tensor) -> Tensor:
         """Return the sum of weights times sources."""
-        return self._applied(field, self.symbol)
+        return self._convolve(field, self.symbol)
 
     def scatter(self, field: Tensor) -> Tensor:
         """Return the transpose: the sum with reversed weights."""
-        return self._applied(field, self.symbol.conj())
+        return self._convolve(field, self.symbol.conj())
 
 
 class RowConvolution:
@@ -172,19 +175,19 @@ class RowConvolution:
     def gather(self, field: Tensor) -> Tensor:
         """Return the sum of weights times sources."""
         waves = torch.fft.rfft(field, n=self.size, dim=-1)
-        spectrum = self._at_once(waves) if self.symbol.numel() < AT_ONCE else self._in_turn(waves)
+        spectrum = self._sum_together(waves) if self.symbol.numel() < MOST_TOGETHER else self._sum_by_row(waves)
         return torch.fft.irfft(spectrum, n=self.size, dim=-1)[..., : self.shape[1]]
 
     def scatter(self, field: Tensor) -> Tensor:
         """Return the transpose, which is the same, because each pair of cells has one density."""
         return self.gather(field)
 
-    def _at_once(self, waves: Tensor) -> Tensor:
+    def _sum_together(self, waves: Tensor) -> Tensor:
         wide = torch.nn.functional.pad(torch.view_as_real(waves), (0, 0, 0, 0, self.reach, self.reach))
         neighbours = torch.view_as_complex(wide.contiguous()).unfold(-2, 2 * self.reach + 1, 1)
         return (self.symbol.transpose(-1, -2) * neighbours).sum(dim=-1)
 
-    def _in_turn(self, waves: Tensor) -> Tensor:
+    def _sum_by_row(self, waves: Tensor) -> Tensor:
         n_y, spectrum = self.shape[0], torch.zeros_like(waves)
         for k in range(2 * self.reach + 1):
             shift = k - self.reach
@@ -193,7 +196,7 @@ class RowConvolution:
         return spectrum
 
 
-def cached_blur(instrument: Instrument, valid: NDArray[np.bool_], reference: Tensor) -> Blur:
+def find_blur(instrument: Instrument, valid: NDArray[np.bool_], reference: Tensor) -> Blur:
     """Return the blur of an instrument among valid cells; the instrument holds the last few."""
     key = (np.packbits(valid).tobytes(), str(reference.device), reference.dtype)
     with instrument.lock:

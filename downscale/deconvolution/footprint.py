@@ -27,8 +27,8 @@ TOLERANCE, MOST_STEPS, REFINEMENTS = 1e-10, 400, 4
 # Alternations between bounds and coarse values.
 ROUNDS = 200
 # Variance of the mean of a map, as a multiple of that of its longest wave.
-FREEDOM = 100.0
-LEAST = 1e-9
+MEAN_VARIANCE = 100.0
+LEAST_POWER = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class FootprintOperator:
     def forward(self, fine: Tensor) -> Tensor:
         """Return ``A H y``, zero where a coarse cell has no valid part."""
         blurred = self.blur.forward(fine)
-        return torch.nan_to_num(self.cells.apply_mask(None if self.blur.whole else self.blur.mask > 0).mean(blurred))
+        return torch.nan_to_num(self.cells.apply_mask(None if self.blur.complete else self.blur.mask > 0).mean(blurred))
 
     def back(self, coarse: Tensor) -> Tensor:
         """Return the adjoint in area weights: ``H* S``."""
@@ -72,7 +72,7 @@ class FootprintOperator:
         """Covariance of Fourier modes that corresponds to the seminorm, for a mirrored field."""
         rough = laplacian(self.blur.uniform, self.blur.mirrored_shape, self.blur.area)
         longest = rough[rough > 0].min()
-        return (longest / rough.clamp(min=float(longest))) ** self.order * torch.where(rough > 0, 1.0, FREEDOM)
+        return (longest / rough.clamp(min=float(longest))) ** self.order * torch.where(rough > 0, 1.0, MEAN_VARIANCE)
 
     def covariance(self, fine: Tensor) -> Tensor:
         """Return a field smoothed by the inverse of its roughness operator."""
@@ -95,7 +95,7 @@ class FootprintOperator:
         means = [_mean_power(n, f, half) for n, f in ((n_y, f_y), (n_x, f_x))]
         power = (modes * means[0][:, None] * means[1]).reshape(f_y, n_y // f_y, f_x, n_x // f_x).sum(dim=(0, 2))
         power = power[:, : n_x // f_x // 2 + 1] / (f_y * f_x)
-        return 1 / power.clamp(min=LEAST * float(power.max()))
+        return 1 / power.clamp(min=LEAST_POWER * float(power.max()))
 
     def solve(self, coarse: Tensor) -> Tensor:
         """Return the field of least seminorm with ``A H y = x``: ``mean + K B* mu`` by conjugate gradients.
@@ -121,11 +121,11 @@ class FootprintOperator:
         def operator(mu: Tensor) -> Tensor:
             return self.forward(self.covariance(self.back(mu))) * self._valid
 
-        def precondition(gap: Tensor) -> Tensor:
-            return filter_mirrored(gap * root, self._inverse, self.blur.closed) / root * self._valid
+        def precondition(residual: Tensor) -> Tensor:
+            return filter_mirrored(residual * root, self._inverse, self.blur.closed) / root * self._valid
 
-        gap = self._residual(fine, coarse)
-        mu, _ = conjugate_gradients(operator, gap, self.product, precondition, tolerance, steps)
+        residual = self._residual(fine, coarse)
+        mu, _ = conjugate_gradients(operator, residual, self.product, precondition, tolerance, steps)
         return fine + self.covariance(self.back(mu))
 
     def solve_within(self, fine: Tensor, coarse: Tensor, bounds: tuple[Bound, Bound]) -> Tensor:
@@ -159,13 +159,13 @@ class FootprintOperator:
         return (coarse - self.forward(fine)) * self._valid
 
 
-def footprint_error(seen: FootprintOperator, fine: Tensor, coarse: Tensor) -> Tensor:
+def footprint_error(operator: FootprintOperator, fine: Tensor, coarse: Tensor) -> Tensor:
     """Return the error of each coarse cell relative to the observed magnitude, at least its mean over the map."""
-    size = seen.forward(fine.abs())
-    mean = seen.product(size, torch.ones_like(size)) / seen.area.sum().clamp(min=1e-300)
+    size = operator.forward(fine.abs())
+    mean = operator.product(size, torch.ones_like(size)) / operator.area.sum().clamp(min=1e-300)
     scale = torch.maximum(size, mean.expand_as(size))
-    error = (seen.forward(fine) - coarse).abs() / scale.clamp(min=torch.finfo(fine.dtype).tiny)
-    return torch.where(seen.area > 0, error, torch.zeros_like(error))
+    error = (operator.forward(fine) - coarse).abs() / scale.clamp(min=torch.finfo(fine.dtype).tiny)
+    return torch.where(operator.area > 0, error, torch.zeros_like(error))
 
 
 def _mean_power(size: int, factor: int, reference: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ UNITS = {"m": 1.0, "km": 1000.0, "cell": 1.0, "cells": 1.0}
 NUMBER = "[0-9.eE+-]+"
 WORDS = re.compile(rf"(?P<size>{NUMBER}?)(?:x(?P<other>{NUMBER}?))?(?P<unit>km|m|cells?)(?:@(?P<turn>{NUMBER}))?")
 # Cut-off of the tails in half widths: a Gaussian then lacks 4e-5 of its energy, an Airy disc 2 %.
-REACH = {"gaussian": 3.83, "airy": 16.0, "box": np.sqrt(2.0)}
+CUTOFF = {"gaussian": 3.83, "airy": 16.0, "box": np.sqrt(2.0)}
 # Half width at half maximum of an Airy disc in units of its argument.
 AIRY_HALF = 1.616339948310703
 # Relative error of the sum of an array that counts as rounding.
@@ -88,22 +88,22 @@ class Psf:
     @property
     def radius(self) -> float:
         """Distance beyond which the function is zero."""
-        return float(REACH[self.shape] * self.wide / 2)
+        return float(CUTOFF[self.shape] * self.wide / 2)
 
     def density(self, east: Floats, north: Floats, up: Floats | float = 0.0) -> Floats:
         """Return the density at offsets from the source, relative to its peak; zero beyond ``radius``."""
-        turn = np.deg2rad(self.orientation)
-        along = (north * np.cos(turn) + east * np.sin(turn)) / (self.size / 2)
-        across = (east * np.cos(turn) - north * np.sin(turn)) / ((self.across or self.size) / 2)
+        angle = np.deg2rad(self.orientation)
+        along = (north * np.cos(angle) + east * np.sin(angle)) / (self.size / 2)
+        across = (east * np.cos(angle) - north * np.sin(angle)) / ((self.across or self.size) / 2)
         height = np.asarray(up) / (self.narrow / 2)
-        inside = east**2 + north**2 + np.square(up) <= self.radius**2 * (1 + 1e-9)
-        return np.where(inside, SHAPES[self.shape](along, across, height), 0.0)
+        is_inside = east**2 + north**2 + np.square(up) <= self.radius**2 * (1 + 1e-9)
+        return np.where(is_inside, SHAPES[self.shape](along, across, height), 0.0)
 
     def __str__(self) -> str:
         scale, unit = (1000.0, "km") if self.unit == "m" and self.size >= 1000 else (1.0, self.unit)
         width = "" if self.across is None else f"x{self.across / scale:g}"
-        turn = f"@{self.orientation:g}" if self.orientation else ""
-        return f"{self.shape}:{self.size / scale:g}{width}{unit}{turn}"
+        angle = f"@{self.orientation:g}" if self.orientation else ""
+        return f"{self.shape}:{self.size / scale:g}{width}{unit}{angle}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,12 +213,12 @@ def parse_psf(text: str) -> Psf:
             raise ValueError
         unit = match["unit"]
         sizes = [None if match[key] is None else float(match[key]) * UNITS[unit] for key in ("size", "other")]
-        turn = float(match["turn"] or 0.0)
+        angle = float(match["turn"] or 0.0)
     except ValueError:
         line = f"expected a point-spread function such as 'gaussian:25km' or 'gaussian:40x25km@30', received {text!r}"
         raise OptionError(line) from None
     assert sizes[0] is not None
-    return Psf(shape, sizes[0], sizes[1], turn, "cells" if unit.startswith("cell") else "m")
+    return Psf(shape, sizes[0], sizes[1], angle, "cells" if unit.startswith("cell") else "m")
 
 
 AnyPsf = Psf | ArrayPsf

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from downscale.deconvolution.blur import Blur
 
 # Blurred values below this fraction of the largest are rounding errors of the transforms.
-DUST = 1e-14
+NEGLIGIBLE = 1e-14
 # Median magnitude of a normal variable of variance one.
 NORMAL_MEDIAN = 0.6744897501960817
 
@@ -102,7 +102,7 @@ def richardson_lucy(
         misfit = float(torch.sqrt(blur.flux((data - image) ** 2) / size))
         if step == iterations or misfit <= level:
             break
-        image = image.clamp(min=DUST * float(image.max()))
+        image = image.clamp(min=NEGLIGIBLE * float(image.max()))
         field = field * blur.back(data / image * blur.mask)
         if damping:
             field = field / _total_variation_slope(field, damping)

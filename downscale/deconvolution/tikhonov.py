@@ -89,7 +89,7 @@ def wiener(data: Tensor, blur: Blur, *, parameter: float | None = None) -> Solut
 
 def _fill_gaps(data: Tensor, blur: Blur) -> Tensor:
     """Return data with gaps filled by the mean and smoothed, so that cross-validation sees no jumps."""
-    if blur.whole:
+    if blur.complete:
         return data
     mean = blur.flux(data) / blur.flux(torch.ones_like(data))
     field = torch.where(blur.mask > 0, data, mean)
@@ -159,16 +159,16 @@ def filter_mirrored(field: Tensor, symbol: Tensor, closed: tuple[bool, ...]) -> 
 
 
 def conjugate_gradients(
-    operator: Callable[[Tensor], Tensor], right: Tensor, product: Callable[[Tensor, Tensor], Tensor],
-    precondition: Callable[[Tensor], Tensor], tolerance: float, most: int, start: Tensor | None = None,
+    operator: Callable[[Tensor], Tensor], right_side: Tensor, product: Callable[[Tensor, Tensor], Tensor],
+    precondition: Callable[[Tensor], Tensor], tolerance: float, steps: int, start: Tensor | None = None,
 ) -> tuple[Tensor, int]:  # fmt: skip
     """Return the solution of ``operator(y) = right`` for an operator positive and self-adjoint in ``product``."""
-    solution = torch.zeros_like(right) if start is None else start
-    residual = right if start is None else right - operator(start)
+    solution = torch.zeros_like(right_side) if start is None else start
+    residual = right_side if start is None else right_side - operator(start)
     preconditioned = precondition(residual)
     direction, norm = preconditioned, product(residual, preconditioned)
-    target = tolerance**2 * product(right, right)
-    for step in range(most):
+    target = tolerance**2 * product(right_side, right_side)
+    for step in range(steps):
         if not float(product(residual, residual)) > float(target) or not float(norm) > 0:
             return solution, step
         image = operator(direction)
@@ -181,7 +181,7 @@ def conjugate_gradients(
         preconditioned = precondition(residual)
         norm, previous_norm = product(residual, preconditioned), norm
         direction = preconditioned + norm / previous_norm * direction
-    return solution, most
+    return solution, steps
 
 
 def filter_periodic(data: Tensor, kernel: Kernel, weight: float, order: int = 2) -> Tensor:
@@ -207,8 +207,8 @@ def laplacian(kernel: Kernel, shape: tuple[int, ...], reference: Tensor) -> Tens
     mean = float(np.prod(kernel.steps) ** (1 / len(shape)))
     total = torch.zeros(())
     for axis, (n, step) in enumerate(zip(shape, kernel.steps, strict=True)):
-        last = axis == len(shape) - 1
-        angle = 2 * np.pi * (np.arange(n // 2 + 1) if last else np.arange(n)) / n
+        is_last = axis == len(shape) - 1
+        angle = 2 * np.pi * (np.arange(n // 2 + 1) if is_last else np.arange(n)) / n
         term = reference.new_tensor((2 - 2 * np.cos(angle)) * (mean / step) ** 2)
         total = term if axis == 0 else total[..., None] + term
     return total
@@ -230,20 +230,21 @@ def cross_validate(data: Tensor, kernel: Kernel, order: int) -> float:
     power = mirror_symbol(kernel, shape, data).abs() ** 2
     energy, rough = torch.fft.rfftn(wide).abs() ** 2, laplacian(kernel, shape, data) ** order
     # A real transform stores most modes once for two.
-    twice = torch.full_like(rough, 2.0)
-    twice[..., 0] = 1.0
+    mode_counts = torch.full_like(rough, 2.0)
+    mode_counts[..., 0] = 1.0
     if shape[-1] % 2 == 0:
-        twice[..., -1] = 1.0
+        mode_counts[..., -1] = 1.0
 
     def error(log_weight: float) -> float:
         penalty = 10**log_weight * rough
         residual = penalty / (power + penalty).clamp(min=1e-300)
-        return float((twice * residual**2 * energy).sum() / (twice * residual).sum() ** 2)
+        return float((mode_counts * residual**2 * energy).sum() / (mode_counts * residual).sum() ** 2)
 
     if not float(energy.sum()) > 0:
         return LEAST_WEIGHT
-    places = np.log10(WEIGHTS)
-    best, step = float(places[int(np.argmin([error(p) for p in places]))]), float(places[1] - places[0])
+    log_weights = np.log10(WEIGHTS)
+    best = float(log_weights[int(np.argmin([error(w) for w in log_weights]))])
+    step = float(log_weights[1] - log_weights[0])
     for _ in range(HALVINGS):
         step /= 2
         best = min((best - step, best, best + step), key=error)
@@ -260,11 +261,11 @@ def mirror(data: Tensor, periodic: tuple[bool, ...]) -> Tensor:
 
 def mirror_symbol(kernel: Kernel, shape: tuple[int, ...], reference: Tensor) -> Tensor:
     """Return the symbol of weights on closed axes of ``shape``, cut to their size."""
-    values, centre = _within(kernel, shape)
+    values, centre = _crop_kernel(kernel, shape)
     return Convolution(Kernel(values, centre, (True,) * len(shape), kernel.steps), shape, reference).symbol
 
 
-def _within(kernel: Kernel, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
+def _crop_kernel(kernel: Kernel, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
     """Return the weights cut to a field's size, for closed axes shorter than their reach."""
     values, centre = kernel.values, list(kernel.centre)
     for axis, size in enumerate(shape):

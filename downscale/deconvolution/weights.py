@@ -106,7 +106,7 @@ def cell_kernel(psf: AnyPsf, shape: tuple[int, ...], periodic: tuple[bool, ...] 
         return Kernel(psf.values, psf.centre, closed, (1.0,) * len(shape))
     if psf.unit != "cells":
         raise OptionError(f"expected a point-spread function in cells for a plain array, received {psf}; try '3cells'")
-    return _plane(psf, (1.0,) * len(shape), shape, closed)
+    return _plane_kernel(psf, (1.0,) * len(shape), shape, closed)
 
 
 def grid_kernel(psf: AnyPsf, grid: Any) -> AnyKernel:
@@ -125,17 +125,17 @@ def grid_kernel(psf: AnyPsf, grid: Any) -> AnyKernel:
     if psf.unit == "cells":
         return cell_kernel(psf, grid.shape, (False, grid.x.periodic))
     assert isinstance(psf, Psf)
-    step_x = _step(grid.x.edges, "columns")
+    step_x = _even_step(grid.x.edges, "columns")
     if grid.spherical:
-        return _rows(psf, grid, np.deg2rad(step_x))
-    return _plane(psf, (_step(grid.y.edges, "rows"), step_x), grid.shape, (False, False))
+        return _row_kernels(psf, grid, np.deg2rad(step_x))
+    return _plane_kernel(psf, (_even_step(grid.y.edges, "rows"), step_x), grid.shape, (False, False))
 
 
-def _step(edges: Floats, what: str) -> float:
+def _even_step(edges: Floats, noun: str) -> float:
     steps = np.diff(edges)
     if np.ptp(steps) > EVEN * abs(steps.mean()):
         raise GridError(
-            f"expected equally spaced {what} for a point-spread function in metres, received steps from "
+            f"expected equally spaced {noun} for a point-spread function in metres, received steps from "
             f"{np.abs(steps).min():g} to {np.abs(steps).max():g}; interpolate to a regular grid first"
         )
     return float(steps.mean())
@@ -150,7 +150,7 @@ def _require_within(size: tuple[float, ...], shape: tuple[float, ...], unit: str
         )
 
 
-def _plane(psf: Psf, steps: tuple[float, ...], shape: tuple[int, ...], periodic: tuple[bool, ...]) -> Kernel:
+def _plane_kernel(psf: Psf, steps: tuple[float, ...], shape: tuple[int, ...], periodic: tuple[bool, ...]) -> Kernel:
     """Return the mean density over each cell around the source; vertical axis first if there are three."""
     size = tuple(psf.wide / abs(step) for step in steps)
     _require_within(size, tuple(float(n) for n in shape))
@@ -158,8 +158,8 @@ def _plane(psf: Psf, steps: tuple[float, ...], shape: tuple[int, ...], periodic:
     for step, cells, closed in zip(steps, shape, periodic, strict=True):
         half = (cells - 1) // 2 if closed else cells - 1
         reach = min(int(np.ceil(psf.radius / abs(step))), half)
-        points = _points(abs(step) / psf.narrow)
-        places = np.arange(-reach, reach + 1)[:, None] + _within(points)
+        points = _count_points(abs(step) / psf.narrow)
+        places = np.arange(-reach, reach + 1)[:, None] + _point_offsets(points)
         axes.append(places.ravel() * step)
         count.append((2 * reach + 1, points))
     offsets = np.meshgrid(*axes, indexing="ij")
@@ -170,16 +170,16 @@ def _plane(psf: Psf, steps: tuple[float, ...], shape: tuple[int, ...], periodic:
     return Kernel(means / means.sum(), centre, periodic, tuple(abs(step) for step in steps))
 
 
-def _points(cells: float) -> int:
+def _count_points(cells: float) -> int:
     """Return the number of sampling points of a cell, odd to include its centre, for its size in half widths."""
     return min(2 * int(np.ceil(FINENESS * cells / 2)) + 1, MOST_POINTS)
 
 
-def _within(points: int) -> Floats:
+def _point_offsets(points: int) -> Floats:
     return (np.arange(points) - points // 2) / points
 
 
-def _rows(psf: Psf, grid: RectilinearGrid, step_x: float) -> RowKernels:
+def _row_kernels(psf: Psf, grid: RectilinearGrid, step_x: float) -> RowKernels:
     """Return densities between pairs of rows, the same in both directions."""
     lat, n_y, n_x = np.deg2rad(grid.y.centres), *grid.shape
     height = np.deg2rad(np.diff(grid.y.edges))
@@ -187,13 +187,13 @@ def _rows(psf: Psf, grid: RectilinearGrid, step_x: float) -> RowKernels:
     _require_within((psf.wide, psf.wide), (span[0] * EARTH_RADIUS, span[1] * EARTH_RADIUS), "m")
     angle = psf.radius / EARTH_RADIUS
     reach = min(int(np.ceil(angle / np.abs(height).min())) + 1, n_y - 1)
-    width = _columns(lat, angle, abs(step_x), n_x, grid.x.periodic)
+    width = _count_columns(lat, angle, abs(step_x), n_x, grid.x.periodic)
     offsets = np.arange(-width, width + 1)
     values = np.zeros((n_y, 2 * reach + 1, offsets.size))
     for i in range(n_y):
         source = np.arange(max(i - reach, 0), min(i + reach + 1, n_y))
         source = source[np.abs(lat[source] - lat[i]) <= angle + np.abs(height[i])]
-        half_width = _columns(lat[[i]], angle, abs(step_x), n_x, grid.x.periodic)
+        half_width = _count_columns(lat[[i]], angle, abs(step_x), n_x, grid.x.periodic)
         window = slice(width - half_width, width + half_width + 1)
         values[i, source - i + reach, window] = _densities(psf, lat[i], height[i], lat[source], step_x, offsets[window])
     if grid.x.periodic and 2 * width == n_x:
@@ -203,12 +203,12 @@ def _rows(psf: Psf, grid: RectilinearGrid, step_x: float) -> RowKernels:
     counts = np.ceil(100 * np.cos(lat) + 1e-9).astype(np.int64)
     middle = int(np.abs(np.abs(lat) - np.median(np.repeat(np.abs(lat), counts))).argmin())
     steps = EARTH_RADIUS * height[middle], EARTH_RADIUS * step_x * np.cos(lat[middle])
-    uniform = _plane(psf, steps, (max(n_y, 2 * reach + 1), max(n_x, 2 * width + 1)), (False, False))
+    uniform = _plane_kernel(psf, steps, (max(n_y, 2 * reach + 1), max(n_x, 2 * width + 1)), (False, False))
     distances = np.abs(np.diff(lat)) * EARTH_RADIUS, np.abs(step_x) * np.cos(lat) * EARTH_RADIUS
     return RowKernels(_symmetrise(values, reach, psf.round), reach, width, grid.x.periodic, uniform, *distances)
 
 
-def _columns(lat: Floats, angle: float, step: float, size: int, periodic: bool) -> int:
+def _count_columns(lat: Floats, angle: float, step: float, size: int, periodic: bool) -> int:
     """Return the columns to each side within a distance, at most half the circle."""
     ratio = np.sin(min(angle, np.pi / 2)) / np.maximum(np.cos(np.minimum(np.abs(lat) + angle / 2, np.pi / 2)), 1e-12)
     reach = int(np.ceil(np.arcsin(min(float(ratio.max()), 1.0)) / step)) + 1 if ratio.max() < 1 else size
@@ -217,10 +217,10 @@ def _columns(lat: Floats, angle: float, step: float, size: int, periodic: bool) 
 
 def _densities(psf: Psf, lat: float, height: float, source: Floats, step: float, columns: NDArray[Any]) -> Floats:
     """Return mean densities over the cells of one row, shape (sources, columns)."""
-    rows = _points(abs(height) * EARTH_RADIUS / psf.narrow)
-    across = _points(abs(step) * np.cos(lat) * EARTH_RADIUS / psf.narrow)
-    phi = (lat + height * _within(rows))[None, :, None, None]
-    angle = (columns[:, None] + _within(across))[None, None] * step
+    rows = _count_points(abs(height) * EARTH_RADIUS / psf.narrow)
+    across = _count_points(abs(step) * np.cos(lat) * EARTH_RADIUS / psf.narrow)
+    phi = (lat + height * _point_offsets(rows))[None, :, None, None]
+    angle = (columns[:, None] + _point_offsets(across))[None, None] * step
     origin = source[:, None, None, None]
     east = np.cos(phi) * np.sin(angle)
     north = np.sin(phi - origin) + 2 * np.sin(origin) * np.cos(phi) * np.sin(angle / 2) ** 2

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from downscale.errors import OptionError, counted
+from downscale.errors import OptionError, pluralise
 from downscale.options import bytes_of, option
 from downscale.process.computing import workers
 
@@ -92,7 +92,7 @@ def block_budget(features: int = 0, whole: int = 0) -> int:
     if block_bytes < SMALLEST_BLOCK:
         minimum = (resident + SMALLEST_BLOCK * ALIVE * workers()) / 1e9
         raise OptionError(
-            f"expected max_memory of at least {minimum:.2g} GB for {counted(workers(), 'worker')}, received {limit}; "
+            f"expected max_memory of at least {minimum:.2g} GB for {pluralise(workers(), 'worker')}, received {limit}; "
             "raise it, lower the number of workers, or read smaller pieces (chunks=)"
         )
     return min(block_bytes, BLOCK_BYTES)

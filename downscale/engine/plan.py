@@ -11,7 +11,7 @@ import numpy as np
 from downscale.engine.apply import cuts_of
 from downscale.engine.job import Job, features_of
 from downscale.engine.memory import ALIVE, BATCH_VALUES, READING, Beside, resident_bytes
-from downscale.errors import counted
+from downscale.errors import pluralise
 
 # Float64 copies of the fine values in work at once: without a compiled pass; and with one, if pieces of cells are
 # averaged to target cells (measured).
@@ -122,13 +122,14 @@ class Plan:
             "variables": {name: vars(plan) for name, plan in self.variables.items()},
         }
 
-    def _lines(self) -> list[tuple[str, str]]:
+    def lines(self) -> list[tuple[str, str]]:
+        """Return the plan as pairs of a label and a text."""
         factor = ", ".join(f"{dim} x{value}" for dim, value in self.factor.items())
         grid_line = ("factor", factor) if self.target is None else ("target grid", _sizes(self.target))
         lines = [("method", self.method), grid_line, ("device", self.device)]
         for name, plan in self.variables.items():
             shapes = f"{_sizes(plan.coarse_shape)} -> {_sizes(plan.fine_shape)} {plan.dtype}"
-            number = counted(plan.blocks, "block")
+            number = pluralise(plan.blocks, "block")
             blocks = f"{number} of {_sizes(plan.chunks)}, halo {plan.halo[0]} x {plan.halo[1]} coarse cells"
             low, high = ("" if bound is None else f"{bound:g}" for bound in plan.bounds)
             bounds = f", bounds [{low or '-inf'}, {high or 'inf'}]" if low or high else ""
@@ -136,19 +137,19 @@ class Plan:
         if self.passed_through:
             lines.append(("kept as is", ", ".join(self.passed_through)))
         lines.append(("output", readable_bytes(self.output_bytes)))
-        peak = f"about {readable_bytes(self.peak_bytes)} with {counted(self.workers, 'worker')}, libraries included"
+        peak = f"about {readable_bytes(self.peak_bytes)} with {pluralise(self.workers, 'worker')}, libraries included"
         lines.append(("peak memory", peak))
         return lines + [("note", note) for note in self.notes]
 
     def __repr__(self) -> str:
-        width = max(len(label) for label, _ in self._lines())
-        return "\n".join(["Plan", *(f"  {label.ljust(width)}  {text}" for label, text in self._lines())])
+        width = max(len(label) for label, _ in self.lines())
+        return "\n".join(["Plan", *(f"  {label.ljust(width)}  {text}" for label, text in self.lines())])
 
     def _repr_html_(self) -> str:
         style = "style='text-align:left'"
         rows = "".join(
             f"<tr><th {style}>{html.escape(label)}</th><td {style}>{html.escape(text)}</td></tr>"
-            for label, text in self._lines()
+            for label, text in self.lines()
         )
         return f"<div><b>Plan</b><table>{rows}</table></div>"
 

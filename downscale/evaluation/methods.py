@@ -192,8 +192,9 @@ class ReadyMethod:
         needs_orog = is_model or entry.lapse_rate is not None
         options = {
             "taps": None if is_model else entry.taps, "order": None if is_model else entry.order,
-            "members": entry.members, "seed": None if entry.members is None else entry.seed, "smoothing": entry.smoothing,
-            "lapse_rate": entry.lapse_rate, "orog": truth.statics.get("orog") if needs_orog else None,
+            "members": entry.members, "seed": None if entry.members is None else entry.seed,
+            "smoothing": entry.smoothing, "lapse_rate": entry.lapse_rate,
+            "orog": truth.statics.get("orog") if needs_orog else None,
             "sftlf": truth.statics.get("sftlf") if is_model else None,
         }  # fmt: skip
         return {

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from downscale.errors import GridError, ShapeError, called
+from downscale.errors import GridError, ShapeError, spell
 
 Kind = Literal["latitude", "longitude", "projected", "index", "time", "vertical"]
 Edges = NDArray[np.float64]
@@ -192,7 +192,7 @@ def check_factor(factor: object) -> int:
     """
     is_integer = isinstance(factor, (int, np.integer)) and not isinstance(factor, bool)
     if not is_integer or int(factor) < 1:  # type: ignore[call-overload]
-        raise ShapeError(f"expected {called('factor')} to be a whole number of at least 1, received {factor!r}")
+        raise ShapeError(f"expected {spell('factor')} to be a whole number of at least 1, received {factor!r}")
     return int(factor)  # type: ignore[call-overload]
 
 

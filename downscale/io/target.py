@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from downscale.cf.coordinates import AXIS_ATTRS, LENGTH_UNITS
 from downscale.cf.evidence import arrange
 from downscale.cf.horizontal import Horizontal, horizontal, parse_factor, require_same_axes, with_named_mapping
-from downscale.errors import GridError, InputError, OptionError, called
+from downscale.errors import GridError, InputError, OptionError, spell
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
@@ -60,15 +60,13 @@ def pick_target(axes: Horizontal, factor: Any, target_grid: Any, method: Any) ->
     """Return the fine cells of a factor or a target grid."""
     if target_grid is not None:
         if factor is not None:
-            raise OptionError(
-                f"expected {called('factor')} or {called('target_grid')}, received both; drop one of them"
-            )
+            raise OptionError(f"expected {spell('factor')} or {spell('target_grid')}, received both; drop one of them")
         return _cut_by_target(axes, arrange(target_dataset(target_grid, axes)))
     if factor is None:
         factor = getattr(method, "factor", None)
         if factor is None:
             raise OptionError(
-                f"expected {called('factor')} or {called('target_grid')}, received neither; try {called('factor', 4)}"
+                f"expected {spell('factor')} or {spell('target_grid')}, received neither; try {spell('factor', 4)}"
             )
         factor = dict(zip(axes.dims, factor, strict=True)) if isinstance(factor, tuple) else factor
     factors = parse_factor(factor, axes)
@@ -96,7 +94,7 @@ def target_dataset(target: Any, axes: Horizontal) -> xr.Dataset:
     if isinstance(target, xr.Dataset):
         return target
     raise OptionError(
-        f'expected {called("target_grid")} to be a Dataset, a DataArray, a file, or a resolution such as "0.25x0.25", '
+        f'expected {spell("target_grid")} to be a Dataset, a DataArray, a file, or a resolution such as "0.25x0.25", '
         f"received {type(target).__name__}"
     )
 
@@ -113,7 +111,7 @@ def open_target(target: str | Path) -> xr.Dataset:
     try:
         return open_dataset(target, chunks={})
     except InputError as error:
-        raise InputError(f"{called('target_grid')}: {error}") from None
+        raise InputError(f"{spell('target_grid')}: {error}") from None
 
 
 def resolution_grid(text: str, axes: Horizontal) -> xr.Dataset:

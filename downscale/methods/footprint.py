@@ -37,7 +37,7 @@ class FootprintWork:
         return fine.reshape(*values.shape[:-2], *job.fine.shape)
 
     def _one(self, coarse: NDArray[np.float64], out: NDArray[Any], lane: Lane) -> None:
-        from downscale.deconvolution.blur import cached_blur
+        from downscale.deconvolution.blur import find_blur
         from downscale.deconvolution.footprint import FootprintOperator, footprint_error
 
         job = self.job
@@ -48,7 +48,7 @@ class FootprintWork:
         if not valid.any():
             return
         x = lane.send(np.nan_to_num(coarse))
-        operator = FootprintOperator(cached_blur(self.instrument, valid, x), job.cells, self.order)
+        operator = FootprintOperator(find_blur(self.instrument, valid, x), job.cells, self.order)
         fine = operator.solve(x)
         if job.bounds != (None, None):
             fine = operator.solve_within(fine, x, job.bounds)
@@ -99,7 +99,7 @@ def seen_through(data: Any, instrument: Instrument, device: str = "cpu") -> Any:
 
     The area integral over the valid cells of each map is conserved.
     """
-    from downscale.deconvolution.blur import cached_blur
+    from downscale.deconvolution.blur import find_blur
 
     def blurred(values: NDArray[Any]) -> NDArray[Any]:
         lane = Lane(pick_device(device))
@@ -109,7 +109,7 @@ def seen_through(data: Any, instrument: Instrument, device: str = "cpu") -> Any:
             valid = np.isfinite(map_values)
             if valid.any():
                 field = lane.send(np.where(valid, map_values, 0.0))
-                image = cached_blur(instrument, valid, field).forward(field)
+                image = find_blur(instrument, valid, field).forward(field)
                 images[index] = np.where(valid, lane.fetch(image, np.dtype(np.float64))(), np.nan)
         return images.reshape(values.shape)
 

@@ -118,11 +118,11 @@ class Outcome:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure the seconds spent within the block, under a name."""
-        begin = time.perf_counter()
+        start = time.perf_counter()
         try:
             yield
         finally:
-            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - begin
+            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def write_report(outcome: Outcome, path: Path, coarse: xr.Dataset, comparison: S
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     page = template.render(
-        facts=facts, report=outcome.conservation, plan_lines=outcome.plan._lines(), pictures=outcome.pictures,
+        facts=facts, report=outcome.conservation, plan_lines=outcome.plan.lines(), pictures=outcome.pictures,
         comparison=comparison, readable_bytes=readable_bytes,
         recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100),
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -238,11 +238,11 @@ def draw_pictures(
     samples, total = (coarse, fine), math.prod(coarse[name].sizes[dim] for dim in last)
     if all(coarse.sizes.get(dim) == fine.sizes[dim] for dim in fine[name].dims if dim not in fine_axes.dims):
         # The same evenly spaced maps of both in memory, few enough to plot quickly.
-        most = max(min(MOST_MAPS, MOST_VALUES // math.prod(fine[name].sizes[dim] for dim in fine_axes.dims)), 1)
-        samples = (sample_maps(coarse, horizontal(coarse, guess=True), most).load(),
-                   sample_maps(fine, fine_axes, most).load())  # fmt: skip
-    count = math.prod(samples[0][name].sizes[dim] for dim in last)
-    maps = "all maps" if count == total else f"{count} of {total} maps, evenly spaced"
+        map_count = max(min(MOST_MAPS, MOST_VALUES // math.prod(fine[name].sizes[dim] for dim in fine_axes.dims)), 1)
+        samples = (sample_maps(coarse, horizontal(coarse, guess=True), map_count).load(),
+                   sample_maps(fine, fine_axes, map_count).load())  # fmt: skip
+    shown_count = math.prod(samples[0][name].sizes[dim] for dim in last)
+    maps = "all maps" if shown_count == total else f"{shown_count} of {total} maps, evenly spaced"
     drawings = (
         ("Coarse, fine, and added detail",
          f"Three maps of {name}: the coarse field, the fine field on the same colour scale, and the fine field minus "

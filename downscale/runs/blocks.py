@@ -23,7 +23,7 @@ from downscale.cf.dates import DAY, Clock, parts_of, values_of
 from downscale.cf.horizontal import horizontal
 from downscale.cf.times import cmip_frequency, date_bounds, step_lengths, time_name
 from downscale.engine.plan import Plan, readable_bytes
-from downscale.errors import InputError, OptionError, OutputError, counted
+from downscale.errors import InputError, OptionError, OutputError, pluralise
 from downscale.io.encoding import SHORT
 from downscale.io.paths import address_of, check_netcdf, check_target, sources_of
 from downscale.methods.registry import SUFFIX
@@ -260,7 +260,7 @@ class BlockPlan:
             return "1 block (--block 0)"
         longest = max(block.stop - block.start for block in self.blocks)
         ending = "then merged" if self.merge else "one file each"
-        steps = counted(longest, "step")
+        steps = pluralise(longest, "step")
         return f"{count} blocks of up to {steps} along {self.record.dim} (--block 0 to {count - 1}), {ending}"
 
 

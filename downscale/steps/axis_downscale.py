@@ -30,7 +30,7 @@ from downscale.cf.horizontal import XarrayObject, as_array, as_dataset
 from downscale.cf.kinds import direction_reason, is_categorical, quantity_over_time, without_directions
 from downscale.engine.apply import apply
 from downscale.engine.job import Job
-from downscale.errors import GridError, OptionError, called, listing
+from downscale.errors import GridError, OptionError, listing, spell
 from downscale.fields.aggregate import SLACK, Aggregation
 from downscale.grid.axis import CellAxis, check_factor
 from downscale.grid.latlon import RectilinearGrid
@@ -113,7 +113,7 @@ def _require_usable(dim: str, factor: Any, target: Any, request: Request) -> Non
     if (factor is None) == (target is None):
         received = "neither" if factor is None else "both"
         raise OptionError(
-            f"expected {called('factor')} or target along {dim!r}, received {received}; try {called('factor', 4)} or a "
+            f"expected {spell('factor')} or target along {dim!r}, received {received}; try {spell('factor', 4)} or a "
             "target 'D'"
         )
     if not find_method(request.method).separable:

@@ -292,7 +292,7 @@ def _deconvolve_maps(
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:  # fmt: skip
     """Return a block of maps (..., cells) deconvolved, and the parameters chosen for each."""
     # Deferred: it imports torch.
-    from downscale.deconvolution.blur import cached_blur
+    from downscale.deconvolution.blur import find_blur
 
     shape, cell = plan.instrument.shape, 1.0 if area is None else area
     maps = finite_or_missing(np.asarray(values), name).reshape(-1, *shape)
@@ -302,7 +302,7 @@ def _deconvolve_maps(
         valid = np.isfinite(map_values)
         if valid.any():
             data = lane.send(np.where(valid, map_values, 0.0) / cell)
-            solution = plan.method(data, cached_blur(plan.instrument, valid, data))
+            solution = plan.method(data, find_blur(plan.instrument, valid, data))
             field = lane.fetch(solution.field, np.dtype(np.float64))() * cell
             fine[index] = np.where(valid, field, np.nan)
             choices[index] = [getattr(solution, key) for key in MAP_PARAMETERS]

@@ -20,7 +20,7 @@ from downscale.cf.quantities import is_number, quantity_of, require_lapse_rate, 
 from downscale.deconvolution.psf import pick_psf
 from downscale.deconvolution.weights import Instrument
 from downscale.engine.job import Job
-from downscale.errors import DownscaleError, GridError, InputError, OptionError, ShapeError, called, listing
+from downscale.errors import DownscaleError, GridError, InputError, OptionError, ShapeError, listing, spell
 from downscale.fields.aggregate import Aggregation
 from downscale.io.statics import pick_mask, pick_static, regrid_mask, regrid_static, sampling_note
 from downscale.io.target import Target, is_file, open_target, pick_target
@@ -281,7 +281,7 @@ def _read_statics(fine: Any, where: Horizontal, request: Request) -> tuple[dict[
             rate = regrid_static(pick_static(rate), fine, "lapse_rate", where)
         elif rate is not None and not (is_number(rate) and math.isfinite(rate)):
             raise OptionError(
-                f"expected {called('lapse_rate')} to be a number or a DataArray (units per metre), received {rate!r}"
+                f"expected {spell('lapse_rate')} to be a number or a DataArray (units per metre), received {rate!r}"
             )
     if axes_kind(where) == "geographic":
         return statics, rate, ()
@@ -360,7 +360,7 @@ def split_request(ds: xr.Dataset, request: Request) -> tuple[tuple[Step, ...], R
     for key, value in mappings.items():
         unknown = [name for name in value if name not in legal and name not in ds.coords]
         if unknown:
-            raise ShapeError(f"expected {called(key)} for the dimensions {listing(legal)}, received {listing(unknown)}")
+            raise ShapeError(f"expected {spell(key)} for the dimensions {listing(legal)}, received {listing(unknown)}")
     steps: dict[str, Step] = {}
     rest = dict(arguments)
     for key, value in mappings.items():
@@ -373,7 +373,7 @@ def split_request(ds: xr.Dataset, request: Request) -> tuple[tuple[Step, ...], R
             )
         names = [name for name in axis_values if name in steps]
         if names:
-            either = f"{called('factor')} or {called('target_grid')}"
+            either = f"{spell('factor')} or {spell('target_grid')}"
             raise OptionError(f"expected {either} along {listing(names)}, received both; drop one of them")
         steps.update({n: Step(n, *((w, None) if key == "factor" else (None, w))) for n, w in axis_values.items()})
         rest[key] = on_map or None
