@@ -348,6 +348,27 @@ def test_a_block_damaged_before_the_merge_is_found(here, monkeypatch):
     assert raw(Path("out.nc")) == whole()
 
 
+@pytest.mark.parametrize("text", [None, "", "{", "[1]", "\x00"], ids=["missing", "empty", "cut", "list", "binary"])
+def test_a_manifest_that_is_unreadable_at_the_merge_is_one_line(here, monkeypatch, text):
+    """A block whose manifest is lost after it was computed counts as damaged, and is computed again."""
+    read_checksum = block_run.read_checksum
+
+    def damage(path):
+        if path.name == "out_20000108-20000114.nc":
+            entry = manifest.manifest_path(path)
+            entry.unlink() if text is None else entry.write_text(text)
+        return read_checksum(path)
+
+    monkeypatch.setattr(block_run, "read_checksum", damage)
+    said = command(*APPLY, "--blocks", 7)
+    assert said.status == 2
+    assert "out_20000108-20000114.nc: expected what was written and checked, received other bytes" in said.complaint
+    assert not Path("out.nc").exists()
+    monkeypatch.setattr(block_run, "read_checksum", read_checksum)
+    assert "kept 2 of 3 blocks" in good(command(*APPLY, "--blocks", 7, "--resume")).out
+    assert raw(Path("out.nc")) == whole()
+
+
 @pytest.mark.parametrize("factor", [2, 40], ids=["values", "chunks"])
 def test_damage_of_the_merged_file_is_found(here, monkeypatch, factor):
     flush = merge.flush
