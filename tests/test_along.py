@@ -86,7 +86,7 @@ def test_any_periods_over_the_whole_record_keep_its_integral(frequency, calendar
     ds = months(calendar, 5, (1, 1), seed=seed)
     course = plan_axis(ds, "time", target=frequency)
     made = downscale_axis(ds, "time", target=frequency)["t"].values[:, 0, 0]
-    covered = course.parts.covered_fraction * course.target.axis.measure
+    covered = course.subcells.covered_fraction * course.target.axis.measure
     assert covered.sum() == pytest.approx(course.source.axis.measure.sum(), rel=1e-12)
     whole = (ds["t"].values[:, 0, 0] * course.source.axis.measure).sum()
     assert (made * covered).sum() == pytest.approx(whole, rel=1e-12)
@@ -298,9 +298,9 @@ def test_sums_of_means_are_means():
 
 def test_the_words_for_the_history():
     ds = months()
-    assert plan_axis(ds, "time", factor=30).words == "time x30"
-    assert plan_axis(ds, "time", target="D").words == "time -> D (427 cells)"
-    assert plan_axis(ds, "time", target=ds).words == "time -> target (14 cells)"
+    assert plan_axis(ds, "time", factor=30).description == "time x30"
+    assert plan_axis(ds, "time", target="D").description == "time -> D (427 cells)"
+    assert plan_axis(ds, "time", target=ds).description == "time -> target (14 cells)"
 
 
 def test_the_law_is_checked_in_the_engine_over_the_true_lengths():

@@ -62,7 +62,7 @@ def puts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def checked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """When blocks are read back: with the block that was written, or, where that cannot be, from the whole file."""
     if request.param == "afterwards":
-        monkeypatch.setattr(stream, "elsewhere", lambda: True)
+        monkeypatch.setattr(stream, "uses_other_processes", lambda: True)
     return str(request.param)
 
 

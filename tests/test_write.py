@@ -215,7 +215,7 @@ def test_a_flipped_bit_on_disk_is_found(tmp_path, monkeypatch, judged):
         return encode_chunk(values, *options)
 
     if judged == "afterwards":
-        monkeypatch.setattr(stream, "elsewhere", lambda: True)
+        monkeypatch.setattr(stream, "uses_other_processes", lambda: True)
     monkeypatch.setattr(write, "flush", damaged)
     monkeypatch.setattr(stream, "encode_chunk", wrong)
     coarse = field_on(region())
