@@ -198,7 +198,7 @@ def _plan_notes(ds: xr.Dataset, map_plan: MapPlan, request: Request) -> list[str
         notes.append(f"footprint {map_plan.instrument.psf}: coarse = A H fine; maps are not split")
     if request.orog is not None and not _uses_orography(map_plan, request):
         notes.append("orog has no effect without lapse_rate, terrain_penalty, or a model that uses it")
-    return [*notes, *map_plan.notes, *map_plan.where.notes]
+    return [*notes, *map_plan.notes, *map_plan.axes.notes]
 
 
 def _uses_orography(map_plan: MapPlan, request: Request) -> bool:
@@ -208,8 +208,8 @@ def _uses_orography(map_plan: MapPlan, request: Request) -> bool:
 
 
 def _assemble(ds: xr.Dataset, map_plan: MapPlan, request: Request) -> xr.Dataset:
-    where = map_plan.where
-    dims = set(where.dims)
+    axes = map_plan.axes
+    dims = set(axes.dims)
     target = map_plan.target
     used_names = _used_names(ds, map_plan)
     stray_names = [str(n) for n, v in ds.data_vars.items() if dims & set(v.dims) and str(n) not in used_names]
@@ -236,16 +236,16 @@ def _assemble(ds: xr.Dataset, map_plan: MapPlan, request: Request) -> xr.Dataset
         variables.update({name: repeat_codes(ds[name], coordinate_plan) for name in coordinate_plan.categorical})
     members = {} if request.members is None else {DIMENSION: coordinate(request.members)}
     if target.grid is None:
-        coords = {**copy_coordinates(ds, where), **new_coordinates(ds, where, map_plan.fine)}
+        coords = {**copy_coordinates(ds, axes), **new_coordinates(ds, axes, map_plan.fine)}
         # New corners replace those that lost their positions.
         variables = {name: variable for name, variable in variables.items() if name not in coords}
         return xr.Dataset(variables, coords | members)
-    return _move_to_target(xr.Dataset(variables, copy_coordinates(ds, where) | members), map_plan)
+    return _move_to_target(xr.Dataset(variables, copy_coordinates(ds, axes) | members), map_plan)
 
 
 def _move_to_target(fine: xr.Dataset, map_plan: MapPlan) -> xr.Dataset:
     """Return a field on the cells of a target grid in the order, names and coordinates of that grid."""
-    target, old = map_plan.target, map_plan.where.dims
+    target, old = map_plan.target, map_plan.axes.dims
     assert target.grid is not None
     assert target.axes is not None
     new = target.axes.dims
@@ -280,5 +280,5 @@ def _reorder(fine: xr.Dataset, dim: str, order: np.ndarray) -> xr.Dataset:
 
 def _used_names(ds: xr.Dataset, map_plan: MapPlan) -> set[str]:
     inputs = () if map_plan.model is None else [str(variable.name) for variable in map_plan.model.inputs.values()]
-    grid = {*bounds_variables(ds), *area_names(ds), *map_plan.where.replaced_names}
+    grid = {*bounds_variables(ds), *area_names(ds), *map_plan.axes.replaced_names}
     return {*map_plan.jobs, *map_plan.categorical, *grid, *inputs}

@@ -58,8 +58,8 @@ class Comparison:
     coarse: xr.Dataset
     fine: xr.Dataset
     sizes: xr.Dataset | None
-    at_coarse: Horizontal
-    at_fine: Horizontal
+    coarse_axes: Horizontal
+    fine_axes: Horizontal
 
 
 def compare_fields(
@@ -75,10 +75,10 @@ def compare_fields(
     if isinstance(coarse, xr.DataArray) and isinstance(fine, xr.DataArray):
         # Two arrays are compared regardless of their names.
         fine_ds = fine_ds.rename({next(iter(fine_ds.data_vars)): next(iter(coarse_ds.data_vars))})
-    (coarse_ds, at_coarse), (fine_ds, at_fine) = _as_maps(coarse_ds, guess=False), _as_maps(fine_ds, guess=True)
+    (coarse_ds, coarse_axes), (fine_ds, fine_axes) = _as_maps(coarse_ds, guess=False), _as_maps(fine_ds, guess=True)
     sizes: xr.Dataset | None = None
-    request = replace(PLAIN, quantity=quantity if at_coarse.grid.shape == at_fine.grid.shape else None)
-    for dim in [str(dim) for dim in coarse_ds.dims if dim not in {*at_coarse.dims, *at_fine.dims}]:
+    request = replace(PLAIN, quantity=quantity if coarse_axes.grid.shape == fine_axes.grid.shape else None)
+    for dim in [str(dim) for dim in coarse_ds.dims if dim not in {*coarse_axes.dims, *fine_axes.dims}]:
         is_shared = all(dim in ds.dims and dim in ds.coords for ds in (coarse_ds, fine_ds))
         if not is_shared or fine_ds.sizes[dim] == coarse_ds.sizes[dim]:
             continue
@@ -93,45 +93,45 @@ def compare_fields(
                 f"expected {coarse_ds.sizes[dim]} values of {dim!r} in the fine field or cells to average over, "
                 f"received {fine_ds.sizes[dim]} ({error})"
             ) from None
-    at_fine = with_named_mapping(at_fine, fine_ds, at_coarse)
+    fine_axes = with_named_mapping(fine_axes, fine_ds, coarse_axes)
     require_same_axes(
-        at_fine, at_coarse, "fine field", "the coarse field", "remap one of them to the axes of the other first"
+        fine_axes, coarse_axes, "fine field", "the coarse field", "remap one of them to the axes of the other first"
     )
-    ordered, ordered_sizes, fine_axes = fine_ds, sizes, at_fine
-    rectilinear = all(isinstance(where.grid, RectilinearGrid) for where in (at_coarse, at_fine))
-    if rectilinear and at_coarse.grid.y.kind == at_fine.grid.y.kind:
-        ordered, fine_axes = _order_like(fine_ds, at_fine, at_coarse)
-        ordered_sizes = None if sizes is None else _order_like(sizes, at_fine, at_coarse)[0]
-    if not rectilinear or at_coarse.grid.nest_factors(fine_axes.grid) is not None:
-        return _compare_nested(coarse_ds, ordered, ordered_sizes, at_coarse, fine_axes, mask)
-    y, x = (Subcells.between(*axes) for axes in zip(_axes_of(at_coarse.grid), _axes_of(at_fine.grid), strict=True))
-    hidden_cells = None if mask is None else regrid_mask(pick_mask(mask), at_fine.grid, at_fine) < 0.5
+    ordered, ordered_sizes, ordered_axes = fine_ds, sizes, fine_axes
+    rectilinear = all(isinstance(axes.grid, RectilinearGrid) for axes in (coarse_axes, fine_axes))
+    if rectilinear and coarse_axes.grid.y.kind == fine_axes.grid.y.kind:
+        ordered, ordered_axes = _order_like(fine_ds, fine_axes, coarse_axes)
+        ordered_sizes = None if sizes is None else _order_like(sizes, fine_axes, coarse_axes)[0]
+    if not rectilinear or coarse_axes.grid.nest_factors(ordered_axes.grid) is not None:
+        return _compare_nested(coarse_ds, ordered, ordered_sizes, coarse_axes, ordered_axes, mask)
+    y, x = (Subcells.between(*axes) for axes in zip(_axes_of(coarse_axes.grid), _axes_of(fine_axes.grid), strict=True))
+    hidden_cells = None if mask is None else regrid_mask(pick_mask(mask), fine_axes.grid, fine_axes) < 0.5
     overlap = Overlap.of((y, x), hidden_cells)
     near = None if overlap.exact else Neighbourhoods.of((y, x), hidden_cells)
-    return Overlapping(coarse_ds, fine_ds, sizes, at_coarse, at_fine, common=overlap, near=near, na_thres=na_thres)
+    return Overlapping(coarse_ds, fine_ds, sizes, coarse_axes, fine_axes, common=overlap, near=near, na_thres=na_thres)
 
 
 def _compare_nested(
-    coarse: xr.Dataset, fine: xr.Dataset, sizes: xr.Dataset | None, at_coarse: Horizontal, at_fine: Horizontal,
+    coarse: xr.Dataset, fine: xr.Dataset, sizes: xr.Dataset | None, coarse_axes: Horizontal, fine_axes: Horizontal,
     mask: Any,
 ) -> Nested:  # fmt: skip
     """Return the comparison by cell; fine axes are adjusted to those of the coarse grid to the last digit."""
-    if isinstance(at_coarse.grid, CurvilinearGrid) and isinstance(at_fine.grid, CurvilinearGrid):
+    if isinstance(coarse_axes.grid, CurvilinearGrid) and isinstance(fine_axes.grid, CurvilinearGrid):
         # A large fine file has no corners of its own: use those of the parts of the coarse cells.
-        adopted = at_coarse.grid.adopt(at_fine.grid)
-        if adopted.derived and at_fine.positions is not None:
-            require_known(unknown_corners_reason(fine, at_fine.positions))
-        at_fine = replace(at_fine, grid=adopted)
-    elif not isinstance(at_fine.grid, CurvilinearGrid):
+        adopted = coarse_axes.grid.adopt(fine_axes.grid)
+        if adopted.derived and fine_axes.positions is not None:
+            require_known(unknown_corners_reason(fine, fine_axes.positions))
+        fine_axes = replace(fine_axes, grid=adopted)
+    elif not isinstance(fine_axes.grid, CurvilinearGrid):
         # One fit of the areas of a projection for both: two fits differ in their last digits.
-        axes = []
-        for axis, coarse_axis in zip(_axes_of(at_fine.grid), _axes_of(at_coarse.grid), strict=True):
+        new_axes = []
+        for axis, coarse_axis in zip(_axes_of(fine_axes.grid), _axes_of(coarse_axes.grid), strict=True):
             parts = Subcells.between(coarse_axis, axis)
-            axes.append(parts.axis if parts.regular and (np.diff(parts.owner) == 1).all() else axis)
-        at_fine = replace(at_fine, grid=at_coarse.grid.with_axes(*axes))
-    cells = Aggregation.between(at_coarse.grid, at_fine.grid)
-    valid = None if mask is None else regrid_mask(pick_mask(mask), at_fine.grid, at_fine) > 0.5
-    return Nested(coarse, fine, sizes, at_coarse, at_fine, cells=cells, valid=valid)
+            new_axes.append(parts.axis if parts.regular and (np.diff(parts.owner) == 1).all() else axis)
+        fine_axes = replace(fine_axes, grid=coarse_axes.grid.with_axes(*new_axes))
+    cells = Aggregation.between(coarse_axes.grid, fine_axes.grid)
+    valid = None if mask is None else regrid_mask(pick_mask(mask), fine_axes.grid, fine_axes) > 0.5
+    return Nested(coarse, fine, sizes, coarse_axes, fine_axes, cells=cells, valid=valid)
 
 
 def _fields(ds: xr.Dataset) -> dict[str, xr.DataArray]:
@@ -218,13 +218,13 @@ class Nested(Comparison):
     def _band(self, first: int, count: int, extensive: bool) -> Any:
         """Return the operator of a band of coarse rows, its areas, and areas of cells if values are sums."""
         rows, columns = np.arange(first, first + count), np.arange(self.cells.coarse_shape[1])
-        areas = partial(self.at_coarse.grid.areas, rows, columns)
+        areas = partial(self.coarse_axes.grid.areas, rows, columns)
         if self.areas is not None:
             areas = partial(getitem, self.areas, rows)
         sums = None
         if extensive:
             fine_rows = slice(first * self.cells.factor_y, (first + count) * self.cells.factor_y)
-            sums = self.at_coarse.grid.cell_area[rows], self.at_fine.grid.cell_area[fine_rows]
+            sums = self.coarse_axes.grid.cell_area[rows], self.fine_axes.grid.cell_area[fine_rows]
         return dask.delayed((self.cells.window(rows, columns), areas, sums), traverse=False)
 
     def _gaps(self, x: xr.DataArray, y: xr.DataArray) -> int:
@@ -296,16 +296,18 @@ class Overlapping(Comparison):
 
     def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
         """Return the centre of a region."""
-        where = {str(dim): _label(x, str(dim), i) for dim, i in zip(x.dims[:-2], index[:-2], strict=True)}
+        location = {str(dim): _label(x, str(dim), i) for dim, i in zip(x.dims[:-2], index[:-2], strict=True)}
         for dim, regions, i in zip(x.dims[-2:], (self.common.y, self.common.x), index[-2:], strict=True):
-            where[str(dim)] = float(regions.centres[i]) / self.at_coarse.unit
-        return where
+            location[str(dim)] = float(regions.centres[i]) / self.coarse_axes.unit
+        return location
 
 
-def _order_like(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) -> tuple[xr.Dataset, Horizontal]:
+def _order_like(fine: xr.Dataset, fine_axes: Horizontal, coarse_axes: Horizontal) -> tuple[xr.Dataset, Horizontal]:
     """Order the axes of ``fine`` as those of the coarse grid, on its branch of longitude."""
-    axes = []
-    for dim, axis, coarse_axis in zip(at_fine.dims, _axes_of(at_fine.grid), _axes_of(at_coarse.grid), strict=True):
+    new_axes = []
+    for dim, axis, coarse_axis in zip(
+        fine_axes.dims, _axes_of(fine_axes.grid), _axes_of(coarse_axes.grid), strict=True
+    ):
         if axis.ascending != coarse_axis.ascending:
             fine, axis = fine.isel({dim: slice(None, None, -1)}), axis.reverse()
         if axis.kind == coarse_axis.kind == "longitude":
@@ -318,12 +320,12 @@ def _order_like(fine: xr.Dataset, at_fine: Horizontal, at_coarse: Horizontal) ->
             edges = np.concatenate([axis.edges[first:], axis.edges[1 : first + 1] + circle])
             axis = CellAxis(edges + FULL_CIRCLE * round((coarse_axis.edges[0] - edges[0]) / FULL_CIRCLE), axis.kind)
         if bounds_in(fine, dim) is None:
-            parts = _match_parts(fine[dim].values * at_fine.unit, axis, coarse_axis)
+            parts = _match_parts(fine[dim].values * fine_axes.unit, axis, coarse_axis)
             if parts is axis:
                 require_known(unknown_cells_reason(fine, dim, fine[dim].values, axis.kind))
             axis = parts
-        axes.append(axis)
-    return fine, replace(at_fine, grid=at_fine.grid.with_axes(*axes))
+        new_axes.append(axis)
+    return fine, replace(fine_axes, grid=fine_axes.grid.with_axes(*new_axes))
 
 
 def _axes_of(grid: RectilinearGrid | CurvilinearGrid) -> tuple[CellAxis, CellAxis]:

@@ -168,12 +168,12 @@ def _require_one_time(name: str, coarse: xr.DataArray, fine: xr.DataArray) -> No
 
 def _use_stored_areas(comparison: Nested | Overlapping, name: str) -> tuple[Nested | Overlapping, str]:
     """Return the comparison with the coarse file's own areas as weights of the global error, and their name."""
-    stored = read_areas(comparison.coarse, comparison.at_coarse, name, "coarse file")
-    read_areas(comparison.fine, comparison.at_fine, name, "fine file")
+    stored = read_areas(comparison.coarse, comparison.coarse_axes, name, "coarse file")
+    read_areas(comparison.fine, comparison.fine_axes, name, "fine file")
     if stored is None or not isinstance(comparison, Nested):
         return comparison, ""
     areas = values_of(stored[0].variable).astype(np.float64) * stored[1]
-    weights = np.where(np.isfinite(areas), areas, comparison.at_coarse.grid.cell_area)
+    weights = np.where(np.isfinite(areas), areas, comparison.coarse_axes.grid.cell_area)
     return replace(comparison, areas=weights), f"{stored[0].name} of the coarse file"
 
 
@@ -183,14 +183,14 @@ def _blur_fine(comparison: Nested | Overlapping, name: str, footprint: Any, exte
         raise OptionError(
             f"expected a fine grid that nests in the coarse one with {spell('footprint')}, received another"
         )
-    where, field = comparison.at_fine, comparison.fine[name].transpose(..., *comparison.at_fine.dims)
-    instrument = Instrument(pick_psf(footprint), where.grid)
-    area = where.grid.cell_area if extensive else 1.0
+    axes, field = comparison.fine_axes, comparison.fine[name].transpose(..., *comparison.fine_axes.dims)
+    instrument = Instrument(pick_psf(footprint), axes.grid)
+    area = axes.grid.cell_area if extensive else 1.0
     means = field.astype("f8") / area
     blurred = means.copy(data=seen_through(means.data, instrument) * area)
     size = means.copy(data=seen_through(np.abs(means.data), instrument))
-    weights = xr.DataArray(where.grid.cell_area, dims=where.dims)
-    floor = (size * weights).sum(where.dims) / weights.where(np.isfinite(size)).sum(where.dims)
+    weights = xr.DataArray(axes.grid.cell_area, dims=axes.dims)
+    floor = (size * weights).sum(axes.dims) / weights.where(np.isfinite(size)).sum(axes.dims)
     fine = comparison.fine.assign({name: blurred.assign_attrs({"stored": field.dtype})})
     return replace(comparison, fine=fine, sizes=xr.Dataset({name: size.where(~(size < floor), floor)}))
 
@@ -202,17 +202,17 @@ def coarse_and_fine(one: XarrayObject, other: XarrayObject) -> tuple[XarrayObjec
 
 def _size(obj: XarrayObject) -> tuple[int, int]:
     ds = as_dataset(obj)[0]
-    where = horizontal(ds, guess=True)
-    values = max((ds[name].size for name in horizontal_variables(ds, where)), default=0)
-    return int(np.prod(where.grid.shape)), values
+    axes = horizontal(ds, guess=True)
+    values = max((ds[name].size for name in horizontal_variables(ds, axes)), default=0)
+    return int(np.prod(axes.grid.shape)), values
 
 
 def _common_variables(comparison: Comparison, data_vars: Any = None) -> list[str]:
     """Return the fields with means that both have, or the selected ones; raises InputError if none is common."""
     coarse, fine = comparison.coarse, comparison.fine
-    fine_names = set(horizontal_variables(fine, comparison.at_fine))
+    fine_names = set(horizontal_variables(fine, comparison.fine_axes))
     common_names = [
-        name for name in horizontal_variables(coarse, comparison.at_coarse)
+        name for name in horizontal_variables(coarse, comparison.coarse_axes)
         if name in fine_names and not is_categorical(coarse[name]) and direction_reason(coarse[name]) is None
     ]  # fmt: skip
     if data_vars is not None:
@@ -268,9 +268,9 @@ def _variable_report(
 
 def _align_fields(comparison: Comparison, name: str) -> tuple[xr.DataArray, xr.DataArray]:
     """Return both fields with the same other dimensions in the same order, horizontal dimensions last."""
-    coarse, fine, horizontal_dims = comparison.coarse[name], comparison.fine[name], comparison.at_fine.dims
+    coarse, fine, horizontal_dims = comparison.coarse[name], comparison.fine[name], comparison.fine_axes.dims
     extra = [d for d in fine.dims if d not in horizontal_dims and d not in coarse.dims]
-    others = [d for d in coarse.dims if d not in comparison.at_coarse.dims]
+    others = [d for d in coarse.dims if d not in comparison.coarse_axes.dims]
     for dim in others:
         if dim not in fine.dims or fine.sizes[dim] != coarse.sizes[dim]:
             received = f"{fine.sizes[dim]} values" if dim in fine.dims else "none"
@@ -282,7 +282,7 @@ def _align_fields(comparison: Comparison, name: str) -> tuple[xr.DataArray, xr.D
             raise GridError(
                 f"{name}: expected equal coordinates {str(dim)!r}, received values that differ; select the same"
             )
-    x = coarse.transpose(*others, *comparison.at_coarse.dims)
+    x = coarse.transpose(*others, *comparison.coarse_axes.dims)
     if extra:
         x = x.expand_dims({d: fine[d] if d in fine.coords else fine.sizes[d] for d in extra})
     return x, fine.transpose(*extra, *others, *horizontal_dims)
@@ -316,8 +316,8 @@ def _predict_field(
     ``settings`` are the mask and other options that were used for the fine field. Returns None as the field if no
     method accepts the grids.
     """
-    where = horizontal(comparison.coarse)
-    coarse = comparison.coarse.drop_vars(horizontal_variables(comparison.coarse, where))
+    axes = horizontal(comparison.coarse)
+    coarse = comparison.coarse.drop_vars(horizontal_variables(comparison.coarse, axes))
 
     def compute(x: xr.DataArray, y: xr.DataArray, options: dict[str, Any]) -> xr.DataArray | None:
         try:
@@ -330,7 +330,7 @@ def _predict_field(
                 )  # fmt: skip
         except DownscaleError:
             return None
-        return ds[name].transpose(*y.dims[:-2], *comparison.at_fine.dims)  # type: ignore[index,no-any-return]
+        return ds[name].transpose(*y.dims[:-2], *comparison.fine_axes.dims)  # type: ignore[index,no-any-return]
 
     first = {dim: [0] for dim in y.dims[:-2]}
     x_first, y_first = x.isel(first), y.isel(first)
@@ -358,13 +358,13 @@ def _candidates(attrs: Any, has_bounds: bool) -> list[dict[str, Any]]:
 
 def _fine_cells(comparison: Overlapping) -> xr.Dataset:
     """Return the cells of the fine grid without any fields."""
-    fine, where = comparison.fine, comparison.at_fine
-    names = [*where.dims, *(bounds_name(fine, dim) for dim in where.dims)]
-    names += [] if where.mapping is None else [where.mapping.name]
+    fine, axes = comparison.fine, comparison.fine_axes
+    names = [*axes.dims, *(bounds_name(fine, dim) for dim in axes.dims)]
+    names += [] if axes.mapping is None else [axes.mapping.name]
     cells = fine[[name for name in names if name in fine.variables]]
     cells = cells.drop_vars([name for name in cells.coords if name not in names])
-    if where.mapping is not None and where.mapping.name not in cells.variables:
-        cells = cells.assign_coords({where.mapping.name: ((), np.int32(0), dict(where.mapping.attrs))})
+    if axes.mapping is not None and axes.mapping.name not in cells.variables:
+        cells = cells.assign_coords({axes.mapping.name: ((), np.int32(0), dict(axes.mapping.attrs))})
     return cells.set_coords([str(name) for name in cells.data_vars])
 
 
@@ -433,7 +433,7 @@ def _cell_errors(comparison: Nested, name: str) -> dict[str, xr.DataArray]:
     fine_area: Any = 1.0
     extensive = quantity_of(x) == "extensive"
     if extensive:
-        coarse_area, fine_area = comparison.at_coarse.grid.cell_area, comparison.at_fine.grid.cell_area
+        coarse_area, fine_area = comparison.coarse_axes.grid.cell_area, comparison.fine_axes.grid.cell_area
     mean, size = np.empty(coarse.shape), np.empty(coarse.shape)
     for index in np.ndindex(coarse.shape[:-2]):
         values = np.asarray(y.data[index], np.float64) / fine_area

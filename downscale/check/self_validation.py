@@ -46,7 +46,7 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
         return {}
     names = list(map_plan.jobs)
     factors = map_plan.factors
-    truth = _crop(sample_maps(select(ds, names), map_plan.where).load(), factors)
+    truth = _crop(sample_maps(select(ds, names), map_plan.axes).load(), factors)
     if any(truth.sizes[dim] // factor < LEAST_CELLS for dim, factor in factors.items()):
         return {}
     coarse = coarsen(truth, factors)
@@ -78,10 +78,10 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
     return errors
 
 
-def sample_maps(ds: xr.Dataset, where: Horizontal, count: int = SAMPLE_MAPS) -> xr.Dataset:
+def sample_maps(ds: xr.Dataset, axes: Horizontal, count: int = SAMPLE_MAPS) -> xr.Dataset:
     """Return about ``count`` maps, evenly spaced along the first other dimensions."""
     for dim in ds.sizes:
-        if dim not in where.dims and ds.sizes[dim] > count and any(dim in v.dims for v in ds.data_vars.values()):
+        if dim not in axes.dims and ds.sizes[dim] > count and any(dim in v.dims for v in ds.data_vars.values()):
             ds = ds.isel({dim: np.unique(np.linspace(0, ds.sizes[dim] - 1, count).round().astype(int))})
     return ds
 
@@ -92,10 +92,10 @@ def _crop(ds: xr.Dataset, factors: dict[str, int]) -> xr.Dataset:
 
 def _coarse_orography(truth: xr.Dataset, map_plan: MapPlan) -> xr.Dataset:
     """Return the fine orography averaged over the coarse cells of ``truth``, with their bounds."""
-    where = horizontal(truth)
+    axes = horizontal(truth)
     cells = next(iter(map_plan.jobs.values())).cells
-    values = cells.mean(np.asarray(map_plan.statics["orog"]))[: where.grid.shape[0], : where.grid.shape[1]]
-    return xr.Dataset({"orog": (where.dims, values)}, new_coordinates(truth, where, where.grid))
+    values = cells.mean(np.asarray(map_plan.statics["orog"]))[: axes.grid.shape[0], : axes.grid.shape[1]]
+    return xr.Dataset({"orog": (axes.dims, values)}, new_coordinates(truth, axes, axes.grid))
 
 
 def weighted_rmse(prediction: xr.DataArray, truth: xr.DataArray, area: xr.DataArray) -> float:
@@ -110,7 +110,7 @@ def terrain_penalty_values(ds: xr.Dataset, request: Request) -> dict[str, dict[s
     if request.terrain_penalty is None:
         return {}
     map_plan = plan_maps(ds, request)
-    maps = sample_maps(select(ds, list(map_plan.jobs)), map_plan.where).load()
+    maps = sample_maps(select(ds, list(map_plan.jobs)), map_plan.axes).load()
     before = downscale_request(maps, replace(request, terrain_penalty=None))
     after = downscale_request(maps, request)
     return {
@@ -127,7 +127,7 @@ def _penalty(field: xr.DataArray, map_plan: Any, request: Request) -> float:
     from downscale.losses.terrain import terrain_gradient_penalty
 
     spacing = Spacing.of(map_plan.fine)
-    values = torch.from_numpy(field.transpose(..., *map_plan.where.dims).values.astype(np.float64))
+    values = torch.from_numpy(field.transpose(..., *map_plan.axes.dims).values.astype(np.float64))
     orog = map_plan.statics.get("orog")
     orography = None if orog is None else torch.from_numpy(np.asarray(orog, dtype=np.float64))
     assert request.terrain_penalty is not None

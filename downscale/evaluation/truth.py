@@ -107,10 +107,10 @@ def _open_source(source: Source, data: Data) -> Truth:
     if source.smooth > 1:
         raise OptionError(f"expected a reference without smoothing, received smooth {source.smooth}; leave it out")
     dataset = open_maps(source.fine)
-    ds, where = crop_to_cells(select_ranges(dataset, source), [size * source.average for size in data.factor])
+    ds, axes = crop_to_cells(select_ranges(dataset, source), [size * source.average for size in data.factor])
     channels, coarse = [*data.outputs, *data.predictors], None
     if source.coarse is not None:
-        coarse_dataset, _ = open_coarse(source, where, where.grid.coarsen(source.average, source.average), data.factor)
+        coarse_dataset, _ = open_coarse(source, axes, axes.grid.coarsen(source.average, source.average), data.factor)
         ds, coarse_dataset = select_shared_times(ds, coarse_dataset)
         coarse, channels = _convert(coarse_dataset, channels, source), data.outputs
     fine = _convert(ds, channels, source)
@@ -136,14 +136,14 @@ def _dates(fine: xr.Dataset, name: str) -> NDArray[Any] | None:
 
 def _convert(ds: xr.Dataset, channels: list[Channel], source: Source) -> xr.Dataset:
     """Return the variables under the names, in the units and within the bounds of the recipe."""
-    where = horizontal(ds)
-    legal = horizontal_variables(ds, where)
+    axes = horizontal(ds)
+    legal = horizontal_variables(ds, axes)
     variables = {}
     for channel in channels:
         name = source.names.get(channel.name, channel.name)
         if name not in legal:
             raise InputError(f"expected a variable among {listing(legal)}, received {name!r}; set its name in names")
-        maps = ds[name].transpose(..., *where.dims)
+        maps = ds[name].transpose(..., *axes.dims)
         if is_categorical(maps):
             raise InputError(f"expected a variable with means, received {name!r} that holds codes; choose another")
         factor, offset = conversion(maps, channel, source)
@@ -165,8 +165,8 @@ def _select_times(
 ) -> tuple[xr.Dataset, xr.Dataset | None]:
     """Return the held-out times, and of these every n-th."""
     first = fine[data.outputs[0].name]
-    where = horizontal(fine)
-    lead = [str(dim) for dim in first.dims if dim not in where.dims]
+    axes = horizontal(fine)
+    lead = [str(dim) for dim in first.dims if dim not in axes.dims]
     if not lead:
         return fine, coarse
     time = time_name(fine)

@@ -32,14 +32,14 @@ LEAST_GAP = 5.0  # degrees of longitude without any cell: the domain is not a fu
 class Cells:
     """A map: values of shape (y, x), missing ones NaN, on ascending axes or quadrilaterals.
 
-    ``field`` is the map on its two dimensions, ``source`` the field with all dimensions, ``where`` its axes.
+    ``field`` is the map on its two dimensions, ``source`` the field with all dimensions.
     """
 
     values: Array
     grid: RectilinearGrid | CurvilinearGrid
     field: xr.DataArray
     source: xr.DataArray
-    where: Horizontal
+    axes: Horizontal
 
     @property
     def is_mesh(self) -> bool:
@@ -49,7 +49,7 @@ class Cells:
     @property
     def kind(self) -> str:
         """The kind of the axes, in words."""
-        rotated = "rotated " if self.where.mapping is not None and self.where.mapping.rotated else ""
+        rotated = "rotated " if self.axes.mapping is not None and self.axes.mapping.rotated else ""
         return "two-dimensional positions" if self.is_mesh else f"{rotated}{self.grid.x.kind}"
 
     def values_at(self, y: CellAxis, x: CellAxis) -> Array:
@@ -82,26 +82,26 @@ class Cells:
 
 def find_field(obj: XarrayObject) -> tuple[xr.DataArray, Horizontal]:
     """Return the one field of an object and its axes."""
-    where = horizontal(obj, guess=True)
+    axes = horizontal(obj, guess=True)
     if isinstance(obj, xr.DataArray):
-        return obj, where
-    names = horizontal_variables(obj, where)
+        return obj, axes
+    names = horizontal_variables(obj, axes)
     if len(names) != 1:
         raise InputError(f"expected one field, received a Dataset with {listing(names) or 'none'}; name one")
-    return obj[names[0]], where
+    return obj[names[0]], axes
 
 
-def read_cells(source: xr.DataArray, where: Horizontal, select: Mapping[str, int] | None = None) -> Cells:
+def read_cells(source: xr.DataArray, axes: Horizontal, select: Mapping[str, int] | None = None) -> Cells:
     """Return the map of a field at the selected or first index of other dimensions; infinite values are missing."""
-    indices = {dim: (select or {}).get(str(dim), 0) for dim in source.dims if dim not in where.dims}
-    field = source.isel(indices).transpose(*where.dims)
-    values, grid = np.asarray(field.values, dtype=np.float64), where.grid
+    indices = {dim: (select or {}).get(str(dim), 0) for dim in source.dims if dim not in axes.dims}
+    field = source.isel(indices).transpose(*axes.dims)
+    values, grid = np.asarray(field.values, dtype=np.float64), axes.grid
     values = np.where(np.isfinite(values), values, np.nan)
     if isinstance(grid, RectilinearGrid):
         flips = tuple(slice(None, None, 1 if axis.ascending else -1) for axis in (grid.y, grid.x))
-        axes = (axis if axis.ascending else axis.reverse() for axis in (grid.y, grid.x))
-        values, grid = values[flips], RectilinearGrid(*axes)
-    return Cells(values, grid, field, source, where)
+        cell_axes = (axis if axis.ascending else axis.reverse() for axis in (grid.y, grid.x))
+        values, grid = values[flips], RectilinearGrid(*cell_axes)
+    return Cells(values, grid, field, source, axes)
 
 
 def read_pair(coarse: XarrayObject, fine: XarrayObject, select: Mapping[str, int]) -> tuple[Cells, Cells]:
@@ -289,12 +289,12 @@ def choose_view(coarse: Cells, fine: Cells) -> View:
         west, east = (-180.0, 180.0) if gap < LEAST_GAP else (west, west + 360.0 - gap)
         return View(west, east, south, north, choose_projection(west, east, south, north))
     west, east, south, north = (float(v) for v in (*fine.grid.x.edges[[0, -1]], *fine.grid.y.edges[[0, -1]]))
-    if fine.where.mapping is not None:
-        projection, origin, step = native_projection(fine.where.mapping, west, east, south, north)
+    if fine.axes.mapping is not None:
+        projection, origin, step = native_projection(fine.axes.mapping, west, east, south, north)
         return View(west, east, south, north, projection, native=True, origin=origin, step=step)
     # Rotated degrees are not geographic ones; without their pole they are drawn as a plane.
-    if fine.where.rotated or fine.grid.x.kind != "longitude":
-        return View(west, east, south, north, unit="°" if fine.where.rotated else "km")
+    if fine.axes.rotated or fine.grid.x.kind != "longitude":
+        return View(west, east, south, north, unit="°" if fine.axes.rotated else "km")
     if fine.grid.x.periodic:
         # Cut the world along the cell edge nearest to the date line, so that no cell is torn.
         from_date_line = np.mod(coarse.grid.x.edges, 360.0) - 180

@@ -57,10 +57,10 @@ def power_spectrum(field: XarrayObject) -> tuple[Array, Array]:
     return _density(*find_field(field))
 
 
-def _density(field: xr.DataArray, where: Horizontal) -> tuple[Array, Array]:
-    spacing = Spacing.of(where.grid)
+def _density(field: xr.DataArray, axes: Horizontal) -> tuple[Array, Array]:
+    spacing = Spacing.of(axes.grid)
     step = mean_steps(spacing)
-    fields = field.transpose(..., *where.dims).data
+    fields = field.transpose(..., *axes.dims).data
     shape = (fields.shape[-2], fields.shape[-1])
     fields = fields.reshape((-1, *shape))
     table, window = rings(shape, step), taper(shape, spacing.periodic)
@@ -160,9 +160,9 @@ def _draw_slope(panel: Any, wave: Array, power: Array, slope: float) -> None:
     write_note(panel, 1e-3 / ends[0], 1.2 * line[0], text, va="bottom", ha="left")
 
 
-def _mark_shortest(panel: Any, where: Horizontal, label: str) -> None:
+def _mark_shortest(panel: Any, axes: Horizontal, label: str) -> None:
     """Mark the shortest resolved wave of a grid."""
-    shortest = 2e-3 * max(mean_steps(Spacing.of(where.grid)))
+    shortest = 2e-3 * max(mean_steps(Spacing.of(axes.grid)))
     panel.axvline(shortest, color="0.55", linewidth=0.8)
     transform = panel.get_xaxis_transform()
     write_note(panel, shortest, 0.98, f" shortest wave of {label}", transform=transform, va="top", ha="left")

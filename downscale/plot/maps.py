@@ -221,7 +221,7 @@ def draw_contour(panel: Any, view: View, cells: Cells, level: float, linestyles:
     """Draw one contour up to the frame, if the field crosses the level."""
     from matplotlib.axes import Axes
 
-    has_view_axes = not cells.is_mesh and (cells.where.mapping is not None) == view.native
+    has_view_axes = not cells.is_mesh and (cells.axes.mapping is not None) == view.native
     x, y, values = _extend_to_frame(view, cells) if has_view_axes else _transform_cells(view, cells)
     if (values > level).any() and (values < level).any():
         style: dict[str, Any] = {"colors": INK, "linewidths": 0.55, "linestyles": linestyles}

@@ -233,8 +233,8 @@ def draw_pictures(
     coarse: xr.Dataset, fine: xr.Dataset, name: str, title: str, map_path: Path | None, sftlf: Any
 ) -> list[Picture]:
     """Return the pictures of one field; those not possible on its grids are left out."""
-    axes, fine_axes = horizontal(coarse, guess=True).dims, horizontal(fine, guess=True)
-    last = {str(dim): -1 for dim in coarse[name].dims if dim not in axes}
+    coarse_dims, fine_axes = horizontal(coarse, guess=True).dims, horizontal(fine, guess=True)
+    last = {str(dim): -1 for dim in coarse[name].dims if dim not in coarse_dims}
     samples, total = (coarse, fine), math.prod(coarse[name].sizes[dim] for dim in last)
     if all(coarse.sizes.get(dim) == fine.sizes[dim] for dim in fine[name].dims if dim not in fine_axes.dims):
         # The same evenly spaced maps of both in memory, few enough to plot quickly.

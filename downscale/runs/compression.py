@@ -89,17 +89,17 @@ def encode(obj: XarrayObject, model: Any, device: str = "auto") -> xr.Dataset:
             "one, or use coarsen for means alone"
         )
     ds, _ = as_dataset(obj)
-    where = horizontal(ds)
-    names = own_outputs(compressor.spec, ds, pick_variables(ds, where, None))
+    axes = horizontal(ds)
+    names = own_outputs(compressor.spec, ds, pick_variables(ds, axes, None))
     for output, name in zip(compressor.spec.outputs, names, strict=True):
         if scale_to(output, ds[name]) != SAME:
             units = str(ds[name].attrs.get("units"))
             raise InputError(f"{name}: expected {output.units!r} as in the training, received {units!r}; convert it")
         if quantity_of(ds[name]) == "extensive":
             raise InputError(f"{name}: expected means over cells to encode, received sums; divide by cell_area first")
-    factors = dict(zip(where.dims, compressor.spec.factor, strict=True))
+    factors = dict(zip(axes.dims, compressor.spec.factor, strict=True))
     coarse: Any = coarsen(select(ds, names), factors)
-    codes = _codes(ds, coarse, names, compressor, where.dims, device_name(device))
+    codes = _codes(ds, coarse, names, compressor, axes.dims, device_name(device))
     small = coarse.assign(dict(zip(compressor.spec.code_names, codes, strict=True)))
     return add_history(small, f"encode by {name_of(model)}: means of {factors} cells and {len(codes)} bytes each")
 

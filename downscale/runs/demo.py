@@ -103,8 +103,8 @@ def measure_outcome(outcome: Outcome) -> dict[str, Any]:
     recipe = outcome.recipe
     coarse, request = open_input(recipe.input.path, recipe.input.chunks), build_request(recipe)
     map_plan, name = plan_maps(coarse, request), next(iter(outcome.plan.variables))
-    fine = sample_maps(select(open_dataset(recipe.output.path), name), map_plan.where).load()
-    values = fine[name].transpose(..., *map_plan.where.dims).values.astype(np.float64)
+    fine = sample_maps(select(open_dataset(recipe.output.path), name), map_plan.axes).load()
+    values = fine[name].transpose(..., *map_plan.axes.dims).values.astype(np.float64)
     errors = (outcome.self_validation or self_validation(coarse, request)).get(name, {})
     # The last one is that with orography, if it was tried.
     rmse = next((errors[key] for key in reversed(errors) if key.startswith(name_of(request.method))), None)

@@ -48,28 +48,28 @@ def coarsen(obj: XarrayObject, factor: Any, *, na_thres: float = 1.0) -> XarrayO
     """
     na_thres = check_threshold(na_thres)
     ds, name = as_dataset(obj)
-    where = warn_of_plane(horizontal(ds))
-    factors = parse_factor(factor, where)
-    grid = where.grid.coarsen(*factors)
-    cells = Aggregation.between(grid, where.grid)
-    names, messages = without_directions(ds, horizontal_variables(ds, where), None)
+    axes = warn_of_plane(horizontal(ds))
+    factors = parse_factor(factor, axes)
+    grid = axes.grid.coarsen(*factors)
+    cells = Aggregation.between(grid, axes.grid)
+    names, messages = without_directions(ds, horizontal_variables(ds, axes), None)
     for message in messages:
         warnings.warn(message, UserWarning, stacklevel=2)
     fields = {}
     for key in names:
         extensive = quantity_of(ds[key]) == "extensive"
-        areas = (where.grid.cell_area, grid.cell_area) if extensive else None
+        areas = (axes.grid.cell_area, grid.cell_area) if extensive else None
         codes = is_categorical(ds[key])
-        array = ds[key].transpose(..., *where.dims)
+        array = ds[key].transpose(..., *axes.dims)
         dtype = array.dtype if codes or array.dtype.kind == "f" else np.dtype("f8")
         reduction = _majority_reduction(cells) if codes else _mean_reduction(cells, areas, na_thres)
         data = _reduce_maps(reduction, array.data, cells, dtype)
         attrs = {**ds[key].attrs, **_link_attributes(ds[key])}
         fields[key] = xr.DataArray(data, dims=array.dims, attrs=attrs).transpose(*ds[key].dims).variable
-    coordinates = new_coordinates(ds, where, grid)
-    dims = set(where.dims)
+    coordinates = new_coordinates(ds, axes, grid)
+    dims = set(axes.dims)
     other_fields = {k: v.variable.copy(deep=False) for k, v in ds.data_vars.items() if not dims & set(v.dims)}
-    fine = xr.Dataset({**fields, **other_fields}, {**copy_coordinates(ds, where), **coordinates}, dict(ds.attrs))
+    fine = xr.Dataset({**fields, **other_fields}, {**copy_coordinates(ds, axes), **coordinates}, dict(ds.attrs))
     return fine if name is None else as_array(fine, name, obj)
 
 
@@ -133,7 +133,7 @@ def cell_area(obj: XarrayObject) -> xr.DataArray:
     great circles of that sphere; for a projection described in the file, areas on its own ellipsoid.
     """
     ds, _ = as_dataset(obj)
-    where = warn_of_plane(horizontal(ds))
-    coords = {name: ds[name].variable for name in (*where.dims, *(where.positions or ())) if name in ds.variables}
-    area = new_coordinates(ds, where, where.grid)[AREA]
+    axes = warn_of_plane(horizontal(ds))
+    coords = {name: ds[name].variable for name in (*axes.dims, *(axes.positions or ())) if name in ds.variables}
+    area = new_coordinates(ds, axes, axes.grid)[AREA]
     return xr.DataArray(area, coords=coords, name=AREA)

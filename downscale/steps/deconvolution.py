@@ -228,9 +228,9 @@ def plan_deconvolution(
     ds, shape = as_dataset(obj)[0], pick_psf(psf)
     core_dims: tuple[str, ...]
     if dims is None:
-        where = horizontal(ds)
-        names = [name for name in pick_variables(ds, where, data_vars) if not is_categorical(ds[name])]
-        instrument, core_dims = Instrument(shape, where.grid), where.dims
+        axes = horizontal(ds)
+        names = [name for name in pick_variables(ds, axes, data_vars) if not is_categorical(ds[name])]
+        instrument, core_dims = Instrument(shape, axes.grid), axes.dims
     else:
         core_dims = (dims,) if isinstance(dims, str) else tuple(map(str, dims))
         names = _variables_along(ds, core_dims, data_vars)

@@ -53,7 +53,7 @@ def set_attributes(fine: xr.Dataset, ds: xr.Dataset, map_plan: MapPlan, keep_att
     for name in (name for name, origin in origins.items() if origin in map_plan.jobs):
         fine[name].encoding[SOURCES] = sources_of(ds)
     # Keep the time dimension unlimited: tools that join files along time need it.
-    records = set(ds.encoding.get("unlimited_dims", ())) - set(map_plan.where.dims)
+    records = set(ds.encoding.get("unlimited_dims", ())) - set(map_plan.axes.dims)
     fine.encoding["unlimited_dims"] = records & set(map(str, fine.dims))
     fine.attrs = dict(ds.attrs)
     return fine
@@ -80,7 +80,7 @@ def describe_request(request: Request, map_plan: MapPlan | None, steps: list[str
     method = name_of(request.method)
     settings = list(steps)
     if map_plan is not None:
-        target, dims = map_plan.target, map_plan.where.dims
+        target, dims = map_plan.target, map_plan.axes.dims
         cells = None if target.axes is None else "to {} x {} cells".format(*target.axes.grid.shape)
         settings += [cells] if cells else [f"{dim} x{factor}" for dim, factor in zip(dims, target.factors, strict=True)]
     settings.append(f"method={method}")

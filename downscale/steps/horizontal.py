@@ -38,7 +38,7 @@ MISSING_FLAG = np.int8(-1)
 
 def horizontal_last(array: xr.DataArray, map_plan: MapPlan) -> xr.DataArray:
     """Return a variable with rows and columns as its last dimensions."""
-    return array.transpose(..., *map_plan.where.dims)
+    return array.transpose(..., *map_plan.axes.dims)
 
 
 def fine_variable(variable: xr.DataArray, job: Job, map_plan: MapPlan) -> xr.Variable:
@@ -101,7 +101,7 @@ def _count_grid_copies(job: Job, map_plan: MapPlan, cells: int) -> int:
     if isinstance(job.fine, SubcellGrid):
         return 0
     copies = 0 if job.fine.separable else AREA_COPIES
-    if map_plan.where.positions is not None:
+    if map_plan.axes.positions is not None:
         copies += CORNER_COPIES if cells <= MOST_CORNERS else POSITION_COPIES
     return copies + POLYGON_COPIES * isinstance(job.fine, CurvilinearGrid)
 

@@ -45,7 +45,7 @@ class MapPlan:
     """The plan of horizontal downscaling: grids, jobs and models of a request, from the coordinates alone."""
 
     request: Request
-    where: Horizontal  # axes of the coarse object
+    axes: Horizontal  # axes of the coarse object
     target: Target
     jobs: dict[str, Job]  # one per variable to downscale
     categorical: tuple[str, ...]
@@ -70,15 +70,15 @@ class MapPlan:
     @property
     def factors(self) -> dict[str, int]:
         """Refinement by horizontal dimension."""
-        return dict(zip(self.where.dims, self.target.factors, strict=True))
+        return dict(zip(self.axes.dims, self.target.factors, strict=True))
 
 
 def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
     """Return the plan of a request; raises an error if the request does not fit the object."""
-    where = warn_of_plane(horizontal(ds))
-    target, method = _pick_target_and_method(where, request)
+    axes = warn_of_plane(horizontal(ds))
+    target, method = _pick_target_and_method(axes, request)
     _require_nested(target, request)
-    names = pick_variables(ds, where, request.data_vars)
+    names = pick_variables(ds, axes, request.data_vars)
     if request.data_vars is None and is_learned(method):
         # Inputs that a model only reads may hold codes or directions.
         names = [name for name in names if name not in looked_at(method, ds)]
@@ -91,11 +91,11 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
         )
     fields = [name for name in names if name not in codes]
     _require_variables("quantity", request.quantity, names)
-    statics, rate, notes = _read_statics(target.fine, where, request)
+    statics, rate, notes = _read_statics(target.fine, axes, request)
     inputs = {"orog": statics["orog"]} if "orog" in statics else {}
     if request.sftlf is not None and is_learned(method) and "sftlf" in method.spec.statics:
-        inputs["sftlf"] = regrid_static(pick_mask(request.sftlf), target.fine, "sftlf", where)
-    jobs, model = _build_jobs(ds, fields, where, target, method, request, inputs)
+        inputs["sftlf"] = regrid_static(pick_mask(request.sftlf), target.fine, "sftlf", axes)
+    jobs, model = _build_jobs(ds, fields, axes, target, method, request, inputs)
     for array in () if model is None else model.inputs.values():
         reason = direction_reason(array)
         if reason is not None:
@@ -110,19 +110,19 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
         instrument = Instrument(pick_psf(request.footprint), target.fine)
         # A footprint that does not fit the cells is refused before any data are read.
         _ = instrument.kernel
-    coordinate_plan, lost_coordinates = _plan_coordinates(ds, where, target, request)
+    coordinate_plan, lost_coordinates = _plan_coordinates(ds, axes, target, request)
     return MapPlan(
-        request, where, target, jobs, codes, statics, rate, model, instrument, notes, coordinate_plan, lost_coordinates
+        request, axes, target, jobs, codes, statics, rate, model, instrument, notes, coordinate_plan, lost_coordinates
     )
 
 
 def _build_jobs(
-    ds: xr.Dataset, names: list[str], where: Horizontal, target: Target, method: Any, request: Request,
+    ds: xr.Dataset, names: list[str], axes: Horizontal, target: Target, method: Any, request: Request,
     inputs: Mapping[str, Any],
 ) -> tuple[dict[str, Job], Model | None]:  # fmt: skip
     """Return the jobs of variables, and the model if the method is one."""
-    cells = target.aggregation(where.grid)
-    upscalers, model = _build_upscalers(method, ds, names, where, target, cells, request, inputs)
+    cells = target.aggregation(axes.grid)
+    upscalers, model = _build_upscalers(method, ds, names, axes, target, cells, request, inputs)
     refinement = None
     if request.terrain_penalty is not None:
         from downscale.losses.terrain import TerrainRefinement
@@ -136,14 +136,14 @@ def _build_jobs(
         extensive = (request.quantity_for(name) or quantity_of(ds[name])) == "extensive"
         settings = job_settings(ds[name], name, request, extensive)
         jobs[name] = Job(
-            upscaler=upscalers[name], coarse=where.grid, fine=target.fine, cells=cells, refinement=refinement,
+            upscaler=upscalers[name], coarse=axes.grid, fine=target.fine, cells=cells, refinement=refinement,
             target=pieces, **settings,
         )  # fmt: skip
     return jobs, model
 
 
 def _build_upscalers(
-    method: Any, ds: xr.Dataset, names: list[str], where: Horizontal, target: Any, cells: Aggregation, request: Any,
+    method: Any, ds: xr.Dataset, names: list[str], axes: Horizontal, target: Any, cells: Aggregation, request: Any,
     statics: Mapping[str, Any],
 ) -> tuple[dict[str, Upscaler], Model | None]:  # fmt: skip
     """Return the upsampler of each variable, with its noise if it generates members, and the model if it is learned.
@@ -153,14 +153,14 @@ def _build_upscalers(
     kind = find_method(method).kind
     model = None
     if kind == "learned":
-        model = bound_model(method, ds, where, target, names, statics)
+        model = bound_model(method, ds, axes, target, names, statics)
         upscalers = dict(model.upscalers)
     elif kind == "object":
         _require_factor(method, target)
         upscalers = dict.fromkeys(names, method)
     else:
         kernel: Any = "sobolev" if kind == CASCADE else str(method)
-        kernel = operator(kernel, where.grid, target.parts, request.taps, request.map_order)
+        kernel = operator(kernel, axes.grid, target.parts, request.taps, request.map_order)
         upscalers = dict.fromkeys(names, kernel)
         if kind == CASCADE:
             # It depends on the bounds of the variable.
@@ -169,7 +169,7 @@ def _build_upscalers(
     # The outputs of a model share their noise, whatever their names.
     key = None if model is None else MODEL_KEY
     return {
-        name: _add_noise(upscaler, ds[name], where.dims, request, key) for name, upscaler in upscalers.items()
+        name: _add_noise(upscaler, ds[name], axes.dims, request, key) for name, upscaler in upscalers.items()
     }, model
 
 
@@ -222,14 +222,14 @@ def _drop_conservation(request: Request, event: Event, ds: xr.Dataset) -> Reques
     return replace(request, conserve=None, bounds=None, check="skip")
 
 
-def _pick_target_and_method(where: Horizontal, request: Request) -> tuple[Target, Any]:
+def _pick_target_and_method(axes: Horizontal, request: Request) -> tuple[Target, Any]:
     """Return the fine cells and the method with models loaded, since each may define the other."""
     if not is_learned(request.method):
-        return pick_target(where, request.factor, request.target_grid, request.method), request.method
+        return pick_target(axes, request.factor, request.target_grid, request.method), request.method
     if request.factor is None and request.target_grid is None:
         method = opened(request.method)
-        return pick_target(where, None, None, method), method
-    target = pick_target(where, request.factor, request.target_grid, None)
+        return pick_target(axes, None, None, method), method
+    target = pick_target(axes, request.factor, request.target_grid, None)
     return target, opened(request.method, target.factors)
 
 
@@ -244,15 +244,15 @@ def _require_nested(target: Target, request: Request) -> None:
             raise OptionError(f"expected a nested target grid with {name}, received one that cuts cells; use factor=")
 
 
-def pick_variables(ds: xr.Dataset, where: Horizontal, data_vars: Any) -> list[str]:
+def pick_variables(ds: xr.Dataset, axes: Horizontal, data_vars: Any) -> list[str]:
     """Return the names of the requested fields; by default all with both horizontal dimensions."""
-    legal = horizontal_variables(ds, where)
+    legal = horizontal_variables(ds, axes)
     if data_vars is None:
         if not legal:
             texts = [f"{name!r} ({', '.join(map(str, v.dims))}; {v.dtype})" for name, v in ds.data_vars.items()]
             received = ", ".join(texts) or "no variables"
             raise InputError(
-                f"expected a numeric variable with dimensions {listing(where.dims)}, received {received}; see ncdump -h"
+                f"expected a numeric variable with dimensions {listing(axes.dims)}, received {received}; see ncdump -h"
             )
         fields, lines = without_directions(ds, legal, None)
         for line in lines:
@@ -268,37 +268,37 @@ def pick_variables(ds: xr.Dataset, where: Horizontal, data_vars: Any) -> list[st
     return without_directions(ds, names, names)[0]
 
 
-def _read_statics(fine: Any, where: Horizontal, request: Request) -> tuple[dict[str, Any], Any, tuple[str, ...]]:
+def _read_statics(fine: Any, axes: Horizontal, request: Request) -> tuple[dict[str, Any], Any, tuple[str, ...]]:
     """Return the static fine fields, the lapse rate as a number or on the fine grid, and notes on static fields."""
     rate, sources, statics = request.lapse_rate, {}, {}
     if request.mask is not None:
         sources["mask"] = pick_mask(request.mask)
-        statics["mask"] = regrid_mask(sources["mask"], fine, where)
+        statics["mask"] = regrid_mask(sources["mask"], fine, axes)
     if request.orog is not None:
         sources["orog"] = pick_static(request.orog)
-        statics["orog"] = regrid_static(sources["orog"], fine, "orog", where)
+        statics["orog"] = regrid_static(sources["orog"], fine, "orog", axes)
         if isinstance(rate, xr.DataArray):
-            rate = regrid_static(pick_static(rate), fine, "lapse_rate", where)
+            rate = regrid_static(pick_static(rate), fine, "lapse_rate", axes)
         elif rate is not None and not (is_number(rate) and math.isfinite(rate)):
             raise OptionError(
                 f"expected {spell('lapse_rate')} to be a number or a DataArray (units per metre), received {rate!r}"
             )
-    if axes_kind(where) == "geographic":
+    if axes_kind(axes) == "geographic":
         return statics, rate, ()
     if request.sftlf is not None:
         sources["sftlf"] = pick_mask(request.sftlf)
-    notes = (sampling_note(source, where, name) for name, source in sources.items())
+    notes = (sampling_note(source, axes, name) for name, source in sources.items())
     return statics, rate, tuple(note for note in notes if note is not None)
 
 
 def _plan_coordinates(
-    ds: xr.Dataset, where: Horizontal, target: Target, request: Request
+    ds: xr.Dataset, axes: Horizontal, target: Target, request: Request
 ) -> tuple[MapPlan | None, dict[str, str]]:
     """Return the plan of fields among the coordinates, and those to drop with the reasons.
 
     Continuous ones are regridded by the kernel with cell conservation, codes and names by repetition.
     """
-    names = find_lost_coordinates(ds, where)
+    names = find_lost_coordinates(ds, axes)
     if not names:
         return None, {}
     # Bounds accompany their coordinate, and cell measures the cells.
@@ -307,7 +307,7 @@ def _plan_coordinates(
     skipped_names = {*bounds_variables(ds), *measures}
     names = [name for name in names if name not in skipped_names and ds[name].attrs.get("standard_name") != "cell_area"]
     lost_coordinates = {
-        name: reason for name in names if (reason := _loss_reason(ds[name], where, target.nests)) is not None
+        name: reason for name in names if (reason := _loss_reason(ds[name], axes, target.nests)) is not None
     }
     codes = tuple(name for name in names if name not in lost_coordinates and is_categorical(ds[name]))
     fields = [name for name in names if name not in lost_coordinates and name not in codes]
@@ -318,13 +318,13 @@ def _plan_coordinates(
         method=method, na_thres=request.na_thres, taps=request.taps, order=request.order, device=request.device,
         check=request.check, tolerance=request.tolerance,
     )  # fmt: skip
-    jobs = _build_jobs(ds, fields, where, target, method, plain, {})[0] if fields else {}
-    return MapPlan(plain, where, target, jobs, codes), lost_coordinates
+    jobs = _build_jobs(ds, fields, axes, target, method, plain, {})[0] if fields else {}
+    return MapPlan(plain, axes, target, jobs, codes), lost_coordinates
 
 
-def _loss_reason(variable: xr.DataArray, where: Horizontal, nests: bool) -> str | None:
+def _loss_reason(variable: xr.DataArray, axes: Horizontal, nests: bool) -> str | None:
     """Return why a coordinate cannot be carried to a new grid, or None if it can."""
-    if not set(where.dims) <= set(variable.dims):
+    if not set(axes.dims) <= set(variable.dims):
         return "a coordinate along one horizontal axis only"
     if seems_position(variable):
         return "positions beside those of the grid"
