@@ -38,9 +38,9 @@ class Argument:
     in_recipe: bool = True  # whether it belongs to the section ``downscale`` of a recipe
 
 
-def argument(default: Any, *declaration: Any, **more: Any) -> Any:
+def argument(default: Any, *declaration: Any, **options: Any) -> Any:
     """Return the field of an argument with this default; the declaration is that of :class:`Argument`."""
-    return field(default=default, metadata={"argument": Argument(default, *declaration, **more)})
+    return field(default=default, metadata={"argument": Argument(default, *declaration, **options)})
 
 
 def _option_or_none(name: str, words: str = "") -> Callable[[Any], str | None]:

@@ -84,7 +84,7 @@ def test_windows_are_counted_one_by_one() -> None:
             error += weight[0, i, j] * (p - o) ** 2
             most += weight[0, i, j] * (p**2 + o**2)
     assert found.error[0, 0] == pytest.approx(error)
-    assert found.most[0, 0] == pytest.approx(most)
+    assert found.largest_error[0, 0] == pytest.approx(most)
 
 
 def test_scales_have_a_middle() -> None:

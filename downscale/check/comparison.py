@@ -206,11 +206,11 @@ class Nested(Comparison):
         bands = [self._band(first, count, extensive) for first, count in zip(starts[-2], rows, strict=False)]
         tasks = []
         for index in np.ndindex(fine.numblocks[:-1]):
-            at = (*index, 0)
-            origin = tuple(int(start[i]) for start, i in zip(starts, at, strict=True))
+            block_index = (*index, 0)
+            origin = tuple(int(start[i]) for start, i in zip(starts, block_index, strict=True))
             tasks.append(dask.delayed(_compare_block, traverse=False)(
-                coarse_blocks[at], fine_blocks[at], bands[index[-1]], origin, bounds, signs,
-                None if size_blocks is None else size_blocks[at]
+                coarse_blocks[block_index], fine_blocks[block_index], bands[index[-1]], origin, bounds, signs,
+                None if size_blocks is None else size_blocks[block_index]
             ))  # fmt: skip
         findings, infinite, sign_counts = _combine_findings(tasks)
         return combine_all([findings, PartialResult(cells_lost=self._gaps(x, y))]), infinite, sign_counts
@@ -231,10 +231,11 @@ class Nested(Comparison):
         """Return the number of valid coarse cells that lack a fine value, not counting lost ones."""
         if self.valid is None:
             return 0
-        blank = da.isnan(_as_dask(y.data)).rechunk({y.ndim - 2: -1, y.ndim - 1: -1}, method="tasks")
+        is_missing = da.isnan(_as_dask(y.data)).rechunk({y.ndim - 2: -1, y.ndim - 1: -1}, method="tasks")
         cells = {y.ndim - 2: self.cells.factor_y, y.ndim - 1: self.cells.factor_x}
-        any_blank, all_blank = da.coarsen(np.any, blank & self.valid, cells), da.coarsen(np.all, blank, cells)
-        return int((any_blank & ~all_blank & np.isfinite(_as_dask(x.data))).sum().compute())
+        any_missing = da.coarsen(np.any, is_missing & self.valid, cells)
+        all_missing = da.coarsen(np.all, is_missing, cells)
+        return int((any_missing & ~all_missing & np.isfinite(_as_dask(x.data))).sum().compute())
 
     def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
         """Return the coordinates of a coarse cell."""
@@ -271,11 +272,12 @@ class Overlapping(Comparison):
         return _combine_findings(tasks)
 
     def near_cells(
-        self, x: xr.DataArray, y: xr.DataArray, expected: xr.DataArray, allowed: float, extensive: bool, plain: bool
-    ) -> PartialResult:
+        self, x: xr.DataArray, y: xr.DataArray, expected: xr.DataArray, tolerance: float, extensive: bool,
+        without_terrain: bool,
+    ) -> PartialResult:  # fmt: skip
         """Return the findings of all blocks near each coarse cell, compared with an expected fine field."""
         return combine_all(list(compute(
-            *self._tasks(check_neighbourhoods, (x, y, expected), self.near, allowed, extensive, plain)
+            *self._tasks(check_neighbourhoods, (x, y, expected), self.near, tolerance, extensive, without_terrain)
         )))  # fmt: skip
 
     def _tasks(
@@ -289,9 +291,10 @@ class Overlapping(Comparison):
         shared, blocks = dask.delayed(grids, traverse=False), [array.to_delayed() for array in arrays]
         tasks = []
         for index in np.ndindex(arrays[0].numblocks[:-2]):
-            at = (*index, 0, 0)
-            origin = tuple(int(sum(sizes[:i])) for sizes, i in zip(arrays[0].chunks, at, strict=True))
-            tasks.append(dask.delayed(function)(*(block[at] for block in blocks), shared, origin, *values, **options))
+            block_index = (*index, 0, 0)
+            origin = tuple(int(sum(sizes[:i])) for sizes, i in zip(arrays[0].chunks, block_index, strict=True))
+            inputs = [block[block_index] for block in blocks]
+            tasks.append(dask.delayed(function)(*inputs, shared, origin, *values, **options))
         return tasks
 
     def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:

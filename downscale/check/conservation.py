@@ -168,13 +168,13 @@ def _require_one_time(name: str, coarse: xr.DataArray, fine: xr.DataArray) -> No
 
 def _use_stored_areas(comparison: Nested | Overlapping, name: str) -> tuple[Nested | Overlapping, str]:
     """Return the comparison with the coarse file's own areas as weights of the global error, and their name."""
-    stored = read_areas(comparison.coarse, comparison.coarse_axes, name, "coarse file")
+    area_field = read_areas(comparison.coarse, comparison.coarse_axes, name, "coarse file")
     read_areas(comparison.fine, comparison.fine_axes, name, "fine file")
-    if stored is None or not isinstance(comparison, Nested):
+    if area_field is None or not isinstance(comparison, Nested):
         return comparison, ""
-    areas = values_of(stored[0].variable).astype(np.float64) * stored[1]
+    areas = values_of(area_field[0].variable).astype(np.float64) * area_field[1]
     weights = np.where(np.isfinite(areas), areas, comparison.coarse_axes.grid.cell_area)
-    return replace(comparison, areas=weights), f"{stored[0].name} of the coarse file"
+    return replace(comparison, areas=weights), f"{area_field[0].name} of the coarse file"
 
 
 def _blur_fine(comparison: Nested | Overlapping, name: str, footprint: Any, extensive: bool) -> Nested:
@@ -256,8 +256,9 @@ def _variable_report(
     if law == "cell" and isinstance(comparison, Overlapping) and comparison.near is not None:
         method, field = _predict_field(comparison, name, x, y, settings)
         if field is not None:
-            plain = not any(word in str(comparison.fine.attrs.get("downscale_settings", "")) for word in TERRAIN)
-            partial = comparison.near_cells(x, y, field, threshold, extensive, plain)
+            stored_settings = str(comparison.fine.attrs.get("downscale_settings", ""))
+            without_terrain = not any(word in stored_settings for word in TERRAIN)
+            partial = comparison.near_cells(x, y, field, threshold, extensive, without_terrain)
             total, expected = combine_all([total, partial]), method
     report = finalize(
         name, total, law, threshold, str(coarse.attrs.get("units", "")), lambda index: comparison.place(x, index),
@@ -341,7 +342,7 @@ def _predict_field(
             candidates.append((_distance(prediction, y_first), options))
     if not candidates:
         return "", None
-    _, options = min(candidates, key=lambda each: each[0])
+    _, options = min(candidates, key=lambda candidate: candidate[0])
     return str(options["method"]), compute(x, y, options)
 
 

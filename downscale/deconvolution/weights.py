@@ -159,8 +159,8 @@ def _plane_kernel(psf: Psf, steps: tuple[float, ...], shape: tuple[int, ...], pe
         half = (cells - 1) // 2 if closed else cells - 1
         reach = min(int(np.ceil(psf.radius / abs(step))), half)
         points = _count_points(abs(step) / psf.narrow)
-        places = np.arange(-reach, reach + 1)[:, None] + _point_offsets(points)
-        axes.append(places.ravel() * step)
+        offsets_in_cells = np.arange(-reach, reach + 1)[:, None] + _point_offsets(points)
+        axes.append(offsets_in_cells.ravel() * step)
         count.append((2 * reach + 1, points))
     offsets = np.meshgrid(*axes, indexing="ij")
     density = psf.density(offsets[-1], offsets[-2] if len(axes) > 1 else np.zeros_like(offsets[-1]),

@@ -221,10 +221,10 @@ def _sum_tiles(values: Floats, factor: tuple[int, int]) -> Floats:
     return parts.sum((1, 4)).transpose(0, 2, 1, 3)
 
 
-def _move_origin(moments: Floats, by: float) -> Floats:
-    """Return number, sum and sum of squares about an origin lower by ``by``."""
+def _move_origin(moments: Floats, step: float) -> Floats:
+    """Return number, sum and sum of squares about an origin lower by ``step``."""
     count, total, square = moments
-    return np.array([count, total + count * by, square + 2 * by * total + count * by**2])
+    return np.array([count, total + count * step, square + 2 * step * total + count * step**2])
 
 
 def _assess(sums: Sums, factor: tuple[int, int], draws: int, seed: int) -> Checkerboard:

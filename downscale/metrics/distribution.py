@@ -71,8 +71,8 @@ class Distribution:
             return float("nan")
         cumulative_weight = np.cumsum(self.weights)
         # Tolerate rounding of the sums of weights.
-        place = np.searchsorted(cumulative_weight, level * cumulative_weight[-1] * (1 - 1e-12))
-        return float(self.values[min(int(place), self.values.size - 1)])
+        index = np.searchsorted(cumulative_weight, level * cumulative_weight[-1] * (1 - 1e-12))
+        return float(self.values[min(int(index), self.values.size - 1)])
 
 
 def _keys(values: NDArray[np.floating]) -> NDArray[np.int32]:
@@ -98,8 +98,8 @@ def _sum_by_key(keys: NDArray[np.int32], weights: Floats) -> tuple[NDArray[np.in
     low = int(keys.min())
     span = int(keys.max()) - low + 1
     if span > SPARSE * keys.size:
-        distinct, place = np.unique(keys, return_inverse=True)
-        return distinct, np.bincount(place, weights).astype(np.float64, copy=False)
+        distinct, indices = np.unique(keys, return_inverse=True)
+        return distinct, np.bincount(indices, weights).astype(np.float64, copy=False)
     # Counting costs one pass over the span, sorting several over the values.
     sums = np.bincount(keys - low, weights)
     nonzero = np.flatnonzero(sums)

@@ -180,7 +180,7 @@ class Fractions:
     # (n_thresholds, n_scales): sums of ``(p - o)^2`` and of ``p^2 + o^2`` over cells and members, with p and o the
     # fractions of window cells at or above the threshold.
     error: Floats = field(default_factory=lambda: np.empty((0, 0)))
-    most: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    largest_error: Floats = field(default_factory=lambda: np.empty((0, 0)))
 
     @classmethod
     def of(
@@ -201,7 +201,7 @@ class Fractions:
             If a scale is not odd and positive.
         """
         check_scales(scales)
-        error, most = np.zeros((2, len(thresholds), len(scales)))
+        error, largest_error = np.zeros((2, len(thresholds), len(scales)))
         valid = weight > 0
         for j, side in enumerate(scales):
             count = _window(valid.astype(np.float64), side)
@@ -211,8 +211,9 @@ class Fractions:
                 for member in members:
                     forecast_fraction = _window((member >= threshold) & valid, side) * inverse_count
                     error[i, j] += float((weight * (forecast_fraction - true_fraction) ** 2).sum()) / len(members)
-                    most[i, j] += float((weight * (forecast_fraction**2 + true_fraction**2)).sum()) / len(members)
-        return cls(error, most)
+                    squares = forecast_fraction**2 + true_fraction**2
+                    largest_error[i, j] += float((weight * squares).sum()) / len(members)
+        return cls(error, largest_error)
 
     def merge(self, other: Fractions) -> Fractions:
         """Return the sums of both together."""
@@ -220,7 +221,7 @@ class Fractions:
             return other if not self.error.size else self
         if self.error.shape != other.error.shape:
             raise ShapeError(f"expected fractions of one shape, received {self.error.shape} and {other.error.shape}")
-        return Fractions(self.error + other.error, self.most + other.most)
+        return Fractions(self.error + other.error, self.largest_error + other.largest_error)
 
     @property
     def score(self) -> Floats:
@@ -237,8 +238,8 @@ class Fractions:
         >>> Fractions.of(field[None], field, weight, (0.5,), (1, 3)).score.tolist()
         [[1.0, 1.0]]
         """
-        has_events = self.most > 0
-        return np.where(has_events, 1 - self.error / np.where(has_events, self.most, 1.0), np.nan)
+        has_events = self.largest_error > 0
+        return np.where(has_events, 1 - self.error / np.where(has_events, self.largest_error, 1.0), np.nan)
 
 
 def check_scales(scales: tuple[int, ...]) -> None:

@@ -61,13 +61,13 @@ class Moments:
         total = self.weight + other.weight
         if total == 0:
             return self
-        share = other.weight / total
+        fraction = other.weight / total
         step, true_step = other.mean - self.mean, other.true_mean - self.true_mean
-        joint_weight = self.weight * share
+        joint_weight = self.weight * fraction
         return Moments(
             total,
-            self.mean + share * step,
-            self.true_mean + share * true_step,
+            self.mean + fraction * step,
+            self.true_mean + fraction * true_step,
             self.square + other.square + joint_weight * step**2,
             self.true_square + other.true_square + joint_weight * true_step**2,
             self.product + other.product + joint_weight * step * true_step,
@@ -202,9 +202,10 @@ class Sums:
         ranks, fractions = self.ranks.merge(other.ranks), self.fractions.merge(other.fractions)
         return Sums(cells, self.moments.merge(other.moments), prediction, target, spectra, ranks, fractions)
 
-    def mean(self, name: str, by: str = "weight") -> float:
+    def mean(self, name: str, weight_name: str = "weight") -> float:
         """Return a sum divided by its weight; NaN without weight."""
-        return self.cells[name] / self.cells[by] if self.cells.get(by, 0.0) > 0 and name in self.cells else NAN
+        weight = self.cells.get(weight_name, 0.0)
+        return self.cells[name] / weight if weight > 0 and name in self.cells else NAN
 
     @property
     def missing(self) -> float:
@@ -261,14 +262,14 @@ class Scores:
 
     def merge(self, other: Scores) -> Scores:
         """Return the scores of the maps of both together."""
-        mine, theirs = (
+        own_settings, other_settings = (
             (scores.setting.wet, scores.setting.extreme, scores.setting.thresholds, scores.setting.scales)
             for scores in (self, other)
         )
-        if mine != theirs:
+        if own_settings != other_settings:
             raise OptionError(
-                f"expected scores of one wet threshold and extreme level, and of the same events, received {mine} and "
-                f"{theirs}"
+                f"expected scores of one wet threshold and extreme level, and of the same events, received "
+                f"{own_settings} and {other_settings}"
             )
         if None not in (self.members, other.members) and self.members != other.members:
             raise ShapeError(f"expected scores of as many members, received {self.members} and {other.members}")

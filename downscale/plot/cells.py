@@ -118,7 +118,7 @@ def read_pair(coarse: XarrayObject, fine: XarrayObject, select: Mapping[str, int
         if dim in coarse_field.dims and dim not in fine_axes.dims:
             fine_select[dim] = _nearest_index(fine_field, coarse_field, dim, select.get(dim, 0))
     cells = read_cells(coarse_field, coarse_axes, select), read_cells(fine_field, fine_axes, fine_select)
-    units = [one.field.attrs.get("units") for one in cells]
+    units = [map_cells.field.attrs.get("units") for map_cells in cells]
     if None not in units and units[0] != units[1]:
         raise InputError(f"expected fields in one unit, received {units[0]!r} and {units[1]!r}; convert one")
     if cells[0].kind != cells[1].kind:

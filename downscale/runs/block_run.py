@@ -369,17 +369,17 @@ def merge_reports(reports: Iterable[ConservationReport | None]) -> ConservationR
 
 
 def _merge_pair(first: VariableReport, second: VariableReport) -> VariableReport:
-    relative = max(first, second, key=lambda one: one.max_relative_error)
-    make_paths_absolute = max(first, second, key=lambda one: one.max_absolute_error)
-    near = max(first, second, key=lambda one: one.near_error)
+    relative = max(first, second, key=lambda report: report.max_relative_error)
+    absolute = max(first, second, key=lambda report: report.max_absolute_error)
+    nearest = max(first, second, key=lambda report: report.near_error)
     worst = {name: max(getattr(first, name), getattr(second, name))
              for name in ("near_bound", "global_error", "tolerance", "cells_outside")}  # fmt: skip
     counts = {name: getattr(first, name) + getattr(second, name) for name in COUNTS}
     return replace(
         first, **worst, **counts,
-        near_error=near.near_error, where_near=near.where_near,
+        near_error=nearest.near_error, where_near=nearest.where_near,
         max_relative_error=relative.max_relative_error, where_relative=relative.where_relative,
-        max_absolute_error=make_paths_absolute.max_absolute_error, where_absolute=make_paths_absolute.where_absolute,
+        max_absolute_error=absolute.max_absolute_error, where_absolute=absolute.where_absolute,
     )  # fmt: skip
 
 

@@ -100,8 +100,8 @@ def encode(obj: XarrayObject, model: Any, device: str = "auto") -> xr.Dataset:
     factors = dict(zip(axes.dims, compressor.spec.factor, strict=True))
     coarse: Any = coarsen(select(ds, names), factors)
     codes = _codes(ds, coarse, names, compressor, axes.dims, device_name(device))
-    small = coarse.assign(dict(zip(compressor.spec.code_names, codes, strict=True)))
-    return add_history(small, f"encode by {name_of(model)}: means of {factors} cells and {len(codes)} bytes each")
+    code_ds = coarse.assign(dict(zip(compressor.spec.code_names, codes, strict=True)))
+    return add_history(code_ds, f"encode by {name_of(model)}: means of {factors} cells and {len(codes)} bytes each")
 
 
 def _codes(
@@ -180,15 +180,15 @@ def encode_file(
     """Encode one file into another and return sizes and errors; no file is written if the means are not conserved."""
     fine = open_input(source, chunks)
     check_netcdf(output, overwrite, sources_of(fine))
-    small = encode(fine, model, device)
-    names = [str(name) for name in small.data_vars if ENCODER not in small[name].attrs and name in fine]
+    code_ds = encode(fine, model, device)
+    names = [str(name) for name in code_ds.data_vars if ENCODER not in code_ds[name].attrs and name in fine]
 
     def check(written: xr.Dataset) -> ConservationReport:
         bounds = {name: automatic_bounds(fine[name]) for name in names}
         return check_conservation(select(written, names), select(fine, names), bounds=bounds)
 
     report = write_checked(
-        small, output, check, overwrite=overwrite,
+        code_ds, output, check, overwrite=overwrite,
         storage=Storage(complevel), inputs=sources_of(fine), progress=progress_bar(),
     )  # fmt: skip
     memory, size = sum(fine[name].nbytes for name in names), Path(output).stat().st_size
@@ -196,19 +196,19 @@ def encode_file(
     return {"bytes_of_fields": memory, "bytes_of_file": size, "ratio": memory / size, "cell_error": error}
 
 
-def compression_errors(fine: XarrayObject, small: xr.Dataset, model: Any) -> dict[str, dict[str, float]]:
-    """Return, by variable, the errors of the field decoded from ``small`` relative to ``fine``, in its units.
+def compression_errors(fine: XarrayObject, code_ds: xr.Dataset, model: Any) -> dict[str, dict[str, float]]:
+    """Return, by variable, the errors of the field decoded from ``code_ds`` relative to ``fine``, in its units.
 
     ``rmse`` and ``rmse_kernel`` (the kernel applied to the means alone) are weighted by area; the checkerboard indices
     in dB are NaN for maps that are too small.
     """
     compressor, truth = opened(model), as_dataset(fine)[0]
     factor, results = compressor.spec.factor, {}
-    decoded = downscale(small, method=model, check="skip")
+    decoded = downscale(code_ds, method=model, check="skip")
     area = cell_area(truth)
-    for name in (str(key) for key in decoded.data_vars if key in truth and key in small):
+    for name in (str(key) for key in decoded.data_vars if key in truth and key in code_ds):
         factors = dict(zip(area.dims, factor, strict=True))
-        kernel = downscale(small, factors, data_vars=name, check="skip")[name]
+        kernel = downscale(code_ds, factors, data_vars=name, check="skip")[name]
         reference = truth[name].drop_vars(truth[name].coords)
         fields = [field.drop_vars(field.coords).astype("f8") for field in (decoded[name], kernel)]
         squares = [(field - reference) ** 2 for field in fields]

@@ -314,12 +314,12 @@ def _plan_coordinates(
     if not fields and not codes:
         return None, lost_coordinates
     method = request.method if find_method(request.method).separable else "sobolev"
-    plain = Request(
+    kernel_request = Request(
         method=method, na_thres=request.na_thres, taps=request.taps, order=request.order, device=request.device,
         check=request.check, tolerance=request.tolerance,
     )  # fmt: skip
-    jobs = _build_jobs(ds, fields, axes, target, method, plain, {})[0] if fields else {}
-    return MapPlan(plain, axes, target, jobs, codes), lost_coordinates
+    jobs = _build_jobs(ds, fields, axes, target, method, kernel_request, {})[0] if fields else {}
+    return MapPlan(kernel_request, axes, target, jobs, codes), lost_coordinates
 
 
 def _loss_reason(variable: xr.DataArray, axes: Horizontal, nests: bool) -> str | None:
@@ -362,7 +362,7 @@ def split_request(ds: xr.Dataset, request: Request) -> tuple[tuple[Step, ...], R
         if unknown:
             raise ShapeError(f"expected {spell(key)} for the dimensions {listing(legal)}, received {listing(unknown)}")
     steps: dict[str, Step] = {}
-    rest = dict(arguments)
+    map_arguments = dict(arguments)
     for key, value in mappings.items():
         axis_values = {str(name): choice for name, choice in value.items() if name not in dims}
         on_map = {name: choice for name, choice in value.items() if name in dims}
@@ -376,8 +376,9 @@ def split_request(ds: xr.Dataset, request: Request) -> tuple[tuple[Step, ...], R
             either = f"{spell('factor')} or {spell('target_grid')}"
             raise OptionError(f"expected {either} along {listing(names)}, received both; drop one of them")
         steps.update({n: Step(n, *((w, None) if key == "factor" else (None, w))) for n, w in axis_values.items()})
-        rest[key] = on_map or None
-    map_request = None if rest["factor"] is None and rest["target_grid"] is None else replace(request, **rest)
+        map_arguments[key] = on_map or None
+    has_maps = map_arguments["factor"] is not None or map_arguments["target_grid"] is not None
+    map_request = replace(request, **map_arguments) if has_maps else None
     return tuple(steps.values()), map_request if steps else request
 
 
