@@ -131,7 +131,7 @@ def _curves(row: MethodScores, variable: str, recipe: EvaluationRecipe, units: s
 def _stack(name: str, curves: list[list[dict[str, Curve]]]) -> tuple[tuple[str, ...], Any, dict[str, str]]:
     """Return an array of all sources and methods; shorter ones end in missing values.
 
-    Those of the reference are by source alone: quantiles of the first method, spectra of the last with a spectrum.
+    Curves of the reference depend on the source only: quantiles of the first method, spectra of the last with one.
     """
     entries = {(i, j): row[name] for i, line in enumerate(curves) for j, row in enumerate(line) if name in row}
     dims, _, units, words = next(iter(entries.values()))

@@ -1,4 +1,4 @@
-"""Arrays in the memory of freed arrays: a fresh page costs ten times the arithmetic that fills it.
+"""Arrays that reuse the memory of freed arrays: a fresh page costs ten times the arithmetic that fills it.
 
 No memory outlives the arrays: idle memory never exceeds memory in use, so that freeing the last array frees all.
 """
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Most idle memory; small arrays are left to the allocator, which caches them itself.
+# Limit of idle memory; the allocator itself caches arrays below the smallest size.
 IDLE_BYTES, SMALLEST = 256_000_000, 1_000_000
 
-# Re-entrant: the garbage collector may free arrays of this thread, and idle memory, between any two steps here. So what
-# is idle is found by identity, and loops go over copies.
+# Re-entrant: the garbage collector may free arrays of this thread, and idle memory, between any two steps here. So
+# idle memory has its id as key, and loops run over copies.
 _lock = threading.RLock()
 _idle: dict[int, NDArray[np.uint8]] = {}
 _used: dict[int, int] = {}
@@ -26,9 +26,9 @@ class _Memory:
 
     def __init__(self, size: int) -> None:
         with _lock:
-            # An array holds all of its memory, so much larger pieces wait for larger arrays.
-            fitting = (key for key, idle in list(_idle.items()) if size <= idle.size <= size + size // 8)
-            idle = _idle.pop(next(fitting, 0), None)
+            # An array holds all of its memory, so much larger memory waits for larger arrays.
+            keys = (key for key, idle in list(_idle.items()) if size <= idle.size <= size + size // 8)
+            idle = _idle.pop(next(keys, 0), None)
             self._bytes = np.empty(size, np.uint8) if idle is None else idle
             self.__array_interface__ = self._bytes.__array_interface__
             _used[id(self)] = self._bytes.size

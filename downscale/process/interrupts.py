@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-# Both, with the clean-up, stay within five seconds on a busy machine.
+# Together with the clean-up, these stay within five seconds on a busy machine.
 GRACE_SECONDS, CHILDREN_SECONDS, MESSAGE_SECONDS = 2.5, 0.7, 1.0
 # Signals of batch systems before the time limit (the second is common with "--signal"), and of lost terminals.
 NAMES = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")

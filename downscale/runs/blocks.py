@@ -56,7 +56,7 @@ class Block:
     label: str = ""
 
     def path(self, target: Path) -> Path:
-        """Return the name of its file, from that of the whole output.
+        """Return the path of its file, for a whole output at ``target``.
 
         Examples
         --------

@@ -193,7 +193,7 @@ def compute_on_cluster(
                 running[client.submit(function, tasks[index], pure=False, key=keys[index])] = index
             for future in wait_for_futures(client, list(running)):
                 results[running.pop(future)] = future.result()
-                # Else the loss of its worker would start the block again.
+                # A block that is not released would start again if its worker is lost.
                 future.release()
                 advance()
             raise_if_signalled()

@@ -1,4 +1,4 @@
-"""Downscaling along one axis with bounds that is not horizontal: time or layers, one axis after the other.
+"""Downscaling along time or layers, one axis after the other; the axis must have bounds.
 
 A field along (axis, another dimension) is handled as a map whose columns are not refined. Conservation, bounds, checks
 and blocks are then those of any map.

@@ -163,7 +163,7 @@ def _build_upscalers(
         kernel = operator(kernel, axes.grid, target.parts, request.taps, request.map_order)
         upscalers = dict.fromkeys(names, kernel)
         if kind == CASCADE:
-            # It depends on the bounds of the variable.
+            # The cascade depends on the bounds of the variable.
             bounds = {name: variable_bounds(ds[name], name, request.bounds) for name in names}
             upscalers = {name: cascade(kernel, cells, bounds[name], request.smoothing) for name in names}
     # The outputs of a model share their noise, whatever their names.
