@@ -237,7 +237,7 @@ def deconvolve(
     solver, chunk_sizes = DeconvolutionMethod(**values), parse_chunks(chunks)
     _require_input(source)
     from downscale.process.computing import use_threads_by_default
-    from downscale.runs.deconvolution import compression_lines, deconvolve_file
+    from downscale.runs.deconvolution import deconvolve_file, flux_lines
 
     with use_threads_by_default():
         plan, facts = deconvolve_file(
@@ -251,7 +251,7 @@ def deconvolve(
     elif as_json:
         say(json.dumps({"plan": str(plan), "variables": facts, "file": str(output)}, indent=2))
     else:
-        for line in [str(plan), *compression_lines(facts), f"wrote {output}"]:
+        for line in [str(plan), *flux_lines(facts), f"wrote {output}"]:
             say(line)
 
 

@@ -265,7 +265,7 @@ class Instrument:
     ) -> None:  # fmt: skip
         self.psf, self.grid, self.periodic = psf, grid, periodic
         self.shape = tuple(grid.shape if shape is None else shape)
-        # Used by `blur.cached_blur`.
+        # Used by `blur.find_blur`.
         self.blurs: OrderedDict[Any, Any] = OrderedDict()
         self.lock = threading.Lock()
 
