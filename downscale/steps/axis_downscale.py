@@ -35,13 +35,11 @@ from downscale.fields.aggregate import SLACK, Aggregation
 from downscale.grid.axis import CellAxis, check_factor
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.subcells import SubcellGrid, Subcells, overlap_weights
-from downscale.io.paths import SOURCES, sources_of
 from downscale.methods.registry import METHODS, find_method, name_of
 from downscale.nn.separable import operator
 from downscale.request import Request
+from downscale.steps.history import result_encoding
 from downscale.steps.jobs import fit_chunks, job_settings
-
-VALID_ENCODING = ("grid_mapping", "cell_measures")
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,10 +194,7 @@ def apply_axis_plan(ds: xr.Dataset, plan: AxisPlan, request: Request) -> xr.Data
         if name in plan.jobs:
             variables[name] = _refine_variable(variable, plan.jobs[str(name)], plan)
             _mark_sums(variables[name], plan.jobs[str(name)], plan.source)
-            variables[name].encoding = {
-                **{key: variable.encoding[key] for key in VALID_ENCODING if key in variable.encoding},
-                SOURCES: sources_of(ds),
-            }
+            variables[name].encoding = result_encoding(variable, ds)
         elif name in plan.categorical:
             variables[name] = _repeat_largest(variable, plan)
         elif dim not in variable.dims:

@@ -20,11 +20,10 @@ from downscale.deconvolution.weights import Instrument
 from downscale.engine.checks import finite_or_missing
 from downscale.engine.device import Lane, pick_device
 from downscale.errors import InputError, OptionError, listing
-from downscale.io.paths import SOURCES, sources_of
 from downscale.methods.footprint import seen_through, whole_maps
 from downscale.options import option
 from downscale.request import ARGUMENTS, DECONVOLUTION, takes
-from downscale.steps.history import add_history
+from downscale.steps.history import add_history, result_encoding
 from downscale.steps.jobs import result_type
 from downscale.steps.prepare import pick_variables
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from downscale.deconvolution.blur import Blur
     from downscale.deconvolution.richardson_lucy import Solution
 
-VALID_ENCODING = ("grid_mapping", "cell_measures")
 # Arguments of all functions of this module.
 COMMON = ("dims", "data_vars", "device", "keep_attrs")
 # Variables reported for each map.
@@ -162,9 +160,7 @@ def _replace_variables(
     for name in plan.names:
         variables = compute(ds[name], plan, device)
         fine = fine.assign(variables if keep_attrs else {**variables, name: variables[name].drop_attrs()})
-        # The encoding that still applies.
-        encoding = {key: ds[name].encoding[key] for key in VALID_ENCODING if key in ds[name].encoding}
-        fine[name].encoding = {**encoding, SOURCES: sources_of(ds)}
+        fine[name].encoding = result_encoding(ds[name], ds)
     return fine
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
@@ -19,7 +19,15 @@ from downscale.version import __version__
 if TYPE_CHECKING:
     from downscale.steps.prepare import MapPlan
 
+# Encodings of an input that remain valid for the result.
+VALID_ENCODING = ("grid_mapping", "cell_measures")
 PENALTY_ATTRS = ("base_gradient", "ratio", "weight", "iterations")
+
+
+def result_encoding(variable: xr.DataArray, ds: xr.Dataset) -> dict[str, Any]:
+    """Return the encoding of a variable of ``ds`` that remains valid for its result, and the files of ``ds``."""
+    encoding = {key: variable.encoding[key] for key in VALID_ENCODING if key in variable.encoding}
+    return {**encoding, SOURCES: sources_of(ds)}
 
 
 def set_attributes(fine: xr.Dataset, ds: xr.Dataset, map_plan: MapPlan, keep_attrs: bool) -> xr.Dataset:
