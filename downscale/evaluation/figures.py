@@ -49,8 +49,10 @@ def draw(
     recipe: EvaluationRecipe, truths: list[Truth], methods: list[ReadyMethod], scores: xr.Dataset, folder: Path
 ) -> list[Path]:
     """Draw maps of each source and variable, and the spectra of each variable; return the files."""
-    settings, paths = recipe.output.figures, []
-    for path, figure in () if settings is None else _figures(recipe, settings, truths, methods, scores, folder):
+    settings, paths = recipe.output.figures, list[Path]()
+    if settings is None:
+        return paths
+    for path, figure in _figures(recipe, settings, truths, methods, scores, folder):
         check_path(path)
         write_figure(figure, path, settings.dpi)
         paths.append(path)
@@ -85,10 +87,10 @@ def picture_paths(recipe: EvaluationRecipe, folder: Path) -> list[Path]:
 
 def require_maps(recipe: EvaluationRecipe, truths: list[Truth]) -> None:
     """Raise an OptionError for a map that a source does not have."""
-    settings = recipe.output.figures
-    for truth in () if settings is None else truths:
-        if settings.map >= truth.steps:
-            raise OptionError(f"{truth.label}: expected figures.map below {truth.steps}, received {settings.map}")
+    figures = recipe.output.figures
+    for truth in truths:
+        if figures is not None and figures.map >= truth.steps:
+            raise OptionError(f"{truth.label}: expected figures.map below {truth.steps}, received {figures.map}")
 
 
 def _picture_path(recipe: EvaluationRecipe, folder: Path, *words: str) -> Path:
