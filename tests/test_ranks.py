@@ -47,9 +47,7 @@ def test_sums_are_those_of_parts() -> None:
     assert whole.counts.sum() == pytest.approx(weight.sum())
     assert whole.sparse_counts.sum() <= 6 * (96 / CELL_SPACING) ** 2
     one, other = (Fractions.of(made[:, s], true[s], weight[s], (0.5,), (1, 9)) for s in (slice(2), slice(2, None)))
-    np.testing.assert_allclose(
-        one.merge(other).score, Fractions.of(made, true, weight, (0.5,), (1, 9)).score
-    )
+    np.testing.assert_allclose(one.merge(other).score, Fractions.of(made, true, weight, (0.5,), (1, 9)).score)
 
 
 def test_ranks_of_other_ensembles_do_not_add_up() -> None:

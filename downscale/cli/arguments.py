@@ -34,9 +34,7 @@ def parse_pairs(text: str, name: str = "factor") -> Any:
         numbers = []
     dims = [dim.strip() for dim, _ in pairs]
     if not numbers or not (all(dims) or (dims == [""] and ":" not in text)):
-        raise OptionError(
-            f"expected {spell(name)} to be a whole number, or dim:number,dim:number, received {text!r}"
-        )
+        raise OptionError(f"expected {spell(name)} to be a whole number, or dim:number,dim:number, received {text!r}")
     repeated = [dim for dim in dims if dims.count(dim) > 1]
     if repeated:
         raise OptionError(

@@ -126,9 +126,7 @@ def token_of(*parts: object) -> str:
         return uuid.uuid4().hex
 
 
-def _block(
-    job: Job, shared: Any, array: da.Array, statics: dict[str, da.Array], rows: Cut, columns: Cut
-) -> da.Array:
+def _block(job: Job, shared: Any, array: da.Array, statics: dict[str, da.Array], rows: Cut, columns: Cut) -> da.Array:
     block = _take(array, rows, columns, (1, 1))
     block = block.rechunk(dict.fromkeys(range(block.ndim - job.inner, block.ndim), -1))
     static_parts, static_names = {}, {}
