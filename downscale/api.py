@@ -16,7 +16,7 @@ from downscale.cf.horizontal import XarrayObject, as_array, as_dataset
 from downscale.cf.kinds import code_reason, direction_reason
 from downscale.cf.quantities import bounds_and_reason, quantity_and_reason
 from downscale.engine.device import device_name
-from downscale.engine.plan import Plan, plan_line, plan_variable
+from downscale.engine.plan import Plan, plan_along_axis, plan_variable
 from downscale.errors import OptionError, listing
 from downscale.methods.footprint import whole_maps
 from downscale.methods.members import DIMENSION, coordinate, with_members
@@ -141,7 +141,7 @@ def plan_request(obj: XarrayObject, request: Request) -> Plan:
     if map_request is not None:
         return _plan_horizontal(fine, map_request, notes)
     plans = {
-        name: plan_line(job, fine[name].dims, ds[name].shape, fine[name].data.chunks)
+        name: plan_along_axis(job, fine[name].dims, ds[name].shape, fine[name].data.chunks)
         for name, job in axis_plans[-1].jobs.items()
     }
     others = tuple(str(n) for n in ds.data_vars if n not in plans)

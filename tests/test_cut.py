@@ -18,7 +18,7 @@ reaches = st.integers(0, 16)
 @given(sizes, st.booleans(), reaches, reaches)
 def test_every_cell_is_owned_once_and_in_order(chunks, periodic, halo, margin):
     cuts = cut_axis(chunks, periodic, halo, margin)
-    owned = np.concatenate([cut.own.cells for cut in cuts])
+    owned = np.concatenate([cut.core.cells for cut in cuts])
     np.testing.assert_array_equal(owned, np.arange(sum(chunks)))
 
 
@@ -26,7 +26,7 @@ def test_every_cell_is_owned_once_and_in_order(chunks, periodic, halo, margin):
 def test_a_block_is_given_its_halo_or_all_there_is(chunks, periodic, halo, margin):
     size = sum(chunks)
     for cut in cut_axis(chunks, periodic, halo, margin):
-        for inner, outer, reach in ((cut.own, cut.held, margin), (cut.held, cut.given, halo)):
+        for inner, outer, reach in ((cut.core, cut.refinement, margin), (cut.refinement, cut.input, halo)):
             wanted = np.arange(inner.first - reach, inner.last + reach)
             wanted = wanted % size if periodic else wanted[(wanted >= 0) & (wanted < size)]
             assert set(wanted.tolist()) <= set(outer.cells.tolist())
@@ -36,23 +36,23 @@ def test_a_block_is_given_its_halo_or_all_there_is(chunks, periodic, halo, margi
 @given(sizes, st.booleans(), reaches, reaches, st.integers(1, 4))
 def test_slices_find_the_inner_cells_among_the_outer(chunks, periodic, halo, margin, factor):
     for cut in cut_axis(chunks, periodic, halo, margin):
-        for inner, outer in ((cut.own, cut.held), (cut.held, cut.given), (cut.own, cut.given)):
-            found = outer.fine_cells(factor)[inner.inside(outer, factor)]
+        for inner, outer in ((cut.core, cut.refinement), (cut.refinement, cut.input), (cut.core, cut.input)):
+            found = outer.fine_cells(factor)[inner.slice_in(outer, factor)]
             np.testing.assert_array_equal(found, inner.fine_cells(factor))
-            np.testing.assert_array_equal(outer.cells[inner.inside(outer)], inner.cells)
+            np.testing.assert_array_equal(outer.cells[inner.slice_in(outer)], inner.cells)
 
 
 @given(sizes, st.booleans(), reaches)
 def test_a_method_that_looks_at_all_is_given_all(chunks, periodic, margin):
     (cut,) = cut_axis([sum(chunks)], periodic, None, margin)
-    assert cut.given == cut.held == cut.own == Span(0, sum(chunks), sum(chunks))
+    assert cut.input == cut.refinement == cut.core == Span(0, sum(chunks), sum(chunks))
 
 
 def test_the_circle_is_not_repeated():
     (first, second) = cut_axis([3, 3], periodic=True, halo=2)
-    assert first.given.whole
-    assert second.given.whole
-    assert cut_axis([3, 5], periodic=True, halo=2)[0].given == Span(-2, 5, 8)
+    assert first.input.is_whole
+    assert second.input.is_whole
+    assert cut_axis([3, 5], periodic=True, halo=2)[0].input == Span(-2, 5, 8)
 
 
 def test_a_method_that_looks_at_all_refuses_cut_axes():

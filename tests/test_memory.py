@@ -17,7 +17,7 @@ from sample_fields import field_on, plane, region, relief_on, world
 
 import downscale
 from downscale.cf import coordinates
-from downscale.engine.memory import MAKING_COPIES, READING, Beside
+from downscale.engine.memory import READING_BYTES, STATIC_COPIES, ExtraMemory
 from downscale.errors import OptionError
 from downscale.steps import jobs
 from downscale.steps.jobs import fit_chunks
@@ -64,7 +64,7 @@ def test_fine_fields_and_chunks_of_the_input_count() -> None:
     plain = ds.downscale.plan(2).variables["tas"]
     assert plain.static_bytes == 3 * 40 * 50 * ds.tas.dtype.itemsize
     masked = ds.downscale.plan(2, mask=mask).variables["tas"]
-    assert masked.static_bytes - plain.static_bytes == 8 * cells * (1 + MAKING_COPIES)
+    assert masked.static_bytes - plain.static_bytes == 8 * cells * (1 + STATIC_COPIES)
     assert masked.block_bytes > plain.block_bytes
     both = ds.downscale.plan(2, mask=mask, orog=relief, lapse_rate=-6.5e-3).variables["tas"]
     assert both.static_bytes - masked.static_bytes >= 16 * cells
@@ -82,7 +82,7 @@ def test_what_reading_takes_counts_where_files_are_read(tmp_path: Path) -> None:
         xr.open_dataset(tmp_path / "in.nc", chunks={"time": 1}).assign(tas=lambda one: one.tas + 0),
     ):
         given.tas.attrs.update(ds.tas.attrs)
-        assert given.downscale.plan(2).variables["tas"].static_bytes == held + READING
+        assert given.downscale.plan(2).variables["tas"].static_bytes == held + READING_BYTES
 
 
 def test_fine_fields_make_bands_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,8 @@ def test_fine_fields_make_bands_smaller(monkeypatch: pytest.MonkeyPatch) -> None
     data = da.zeros((1, 400, 50), dtype="f4", chunks=-1)
     monkeypatch.setattr(jobs, "block_budget", lambda features, whole: 160_000 - whole)
     free, masked, held = (
-        max(fit_chunks(data, job, other).chunks[1]) for other in (Beside(), Beside(0, 40), Beside(80_000, 0))
+        max(fit_chunks(data, job, extra).chunks[1])
+        for extra in (ExtraMemory(), ExtraMemory(0, 40), ExtraMemory(80_000, 0))
     )
     assert masked < free
     assert held < free

@@ -71,12 +71,12 @@ def test_different_requests_have_different_names() -> None:
 
 
 def test_an_object_without_a_token_has_a_name_of_its_own() -> None:
-    from downscale.engine.apply import token_of
+    from downscale.engine.apply import tokenize_content
 
     class Closed:
         def __reduce__(self) -> Any:
             raise TypeError("not to be looked into")
 
     one = Closed()
-    assert token_of(one) != token_of(one)
-    assert token_of(np.arange(3)) == token_of(np.arange(3)) != token_of(np.arange(4))
+    assert tokenize_content(one) != tokenize_content(one)
+    assert tokenize_content(np.arange(3)) == tokenize_content(np.arange(3)) != tokenize_content(np.arange(4))

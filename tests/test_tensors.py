@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import downscale
 from downscale.engine import apply, tensors
-from downscale.engine.device import Lane, compiled
+from downscale.engine.device import DeviceTransfer, compile_with_fallback
 from downscale.errors import ConservationError
 from downscale.fields.fill import fill_missing
 from downscale.nn.separable import METHODS, Separable, operator
@@ -106,7 +106,7 @@ def test_what_cannot_be_compiled_goes_on_as_it_is(monkeypatch, caplog):
         return fail
 
     monkeypatch.setattr(torch, "compile", refuse)
-    twice = compiled(lambda x: 2 * x)
+    twice = compile_with_fallback(lambda x: 2 * x)
     with caplog.at_level(logging.WARNING, "downscale"):
         assert [float(twice(torch.tensor(x))) for x in (1.0, 2.0)] == [2.0, 4.0]
     words = "up-sampling continues without compilation, which failed: RuntimeError: no compiler here"
@@ -119,7 +119,7 @@ def test_a_full_device_is_no_failure_of_the_compiler(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda function, **options: full)
     with pytest.raises(torch.OutOfMemoryError):
-        compiled(lambda x: x)(torch.ones(1))
+        compile_with_fallback(lambda x: x)(torch.ones(1))
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_compiled_it_is_the_same_for_any_number_of_maps(caplog):
     plain, fast = (up.layout(0, 0, (12, 16)) for _ in range(2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fast.refined = compiled(fast.refined)
+        fast.refined = compile_with_fallback(fast.refined)
         for maps in (1, 2, 3, 7):
             coarse = random_field((maps, 12, 16), maps, 0.1)
             assert_close(fast(coarse, True), plain(coarse, True))
@@ -139,14 +139,14 @@ def test_compiled_it_is_the_same_for_any_number_of_maps(caplog):
 # Batches.
 
 
-class Late(Lane):
-    """A lane that overlaps: results are looked at only when they are asked for."""
+class Late(DeviceTransfer):
+    """A transfer that overlaps: results are looked at only when they are asked for."""
 
     def __init__(self, where: torch.device) -> None:
         super().__init__(where)
         self.overlaps = True
         self.under_way = 0
-        LANES.append(self)
+        TRANSFERS.append(self)
 
     def fetch(self, tensor: torch.Tensor, dtype: np.dtype[Any]) -> Callable[[], Any]:
         self.under_way += 1
@@ -159,20 +159,20 @@ class Late(Lane):
         return landed
 
 
-LANES: list[Late] = []
+TRANSFERS: list[Late] = []
 MOST: list[int] = []
 
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(tensors, "Lane", Late)
+    monkeypatch.setattr(tensors, "DeviceTransfer", Late)
     monkeypatch.setattr(tensors, "BATCH_VALUES", 1)
-    LANES.clear()
+    TRANSFERS.clear()
     MOST.clear()
     yield
-    assert LANES
-    assert all(lane.under_way == 0 for lane in LANES)
-    LANES.clear()
+    assert TRANSFERS
+    assert all(transfer.under_way == 0 for transfer in TRANSFERS)
+    TRANSFERS.clear()
 
 
 @pytest.mark.parametrize("options", [{}, {"quantity": "extensive"}, {"bounds": (0, None)}, {"conserve": None}], ids=str)
@@ -235,16 +235,16 @@ def test_a_layout_is_made_once_for_all_blocks_of_the_same_cells(by_tensors, monk
 def test_arrays_that_may_not_be_written_are_sent_in_silence():
     array = np.ones((2, 3))
     array.flags.writeable = False
-    sent = Lane(CPU).send(array)
+    sent = DeviceTransfer(CPU).send(array)
     sent += 1
     assert (array == 1).all()
-    assert Lane(CPU).send(np.ones((2, 3), "i4")).dtype == torch.float64
+    assert DeviceTransfer(CPU).send(np.ones((2, 3), "i4")).dtype == torch.float64
 
 
 @pytest.mark.parametrize("kind", ["f2", "f4", "f8", ">f4"])
 def test_what_is_fetched_is_rounded_as_arrays_are(kind):
     values = np.random.default_rng(0).normal(0, 1e3, (4, 5))
-    fetched = Lane(CPU).fetch(torch.from_numpy(values).T, np.dtype(kind))()
+    fetched = DeviceTransfer(CPU).fetch(torch.from_numpy(values).T, np.dtype(kind))()
     assert fetched.dtype == np.dtype(kind)
     np.testing.assert_array_equal(fetched, values.T.astype(kind))
 
@@ -252,17 +252,17 @@ def test_what_is_fetched_is_rounded_as_arrays_are(kind):
 def test_a_card_is_filled_by_its_room_and_some_batches_a_block(monkeypatch):
     job = plan_maps(field_on(world(90, 180)), Request(factor=4)).jobs["tas"]
     rows, columns = (cuts[0] for cuts in apply.cuts_of(job, (90,), (180,)))
-    work = tensors.Work(job, rows, columns, {}, Lane(CPU))
+    work = tensors.BlockWork(job, rows, columns, {}, DeviceTransfer(CPU))
     values = 90 * 180 * 16
-    assert work.batch(1000) == tensors.BATCH_VALUES // values
+    assert work.batch_size(1000) == tensors.BATCH_VALUES // values
     for room in (1e6, 1e9, 1e11):
-        monkeypatch.setattr(Lane, "room", lambda self, room=room: int(room))
+        monkeypatch.setattr(DeviceTransfer, "free_bytes", lambda self, room=room: int(room))
         for maps in (1, 10, 1000):
-            batch = work.batch(maps)
+            batch = work.batch_size(maps)
             assert batch >= 1
-            assert batch == 1 or batch * values * 8 * tensors.CARD_COPIES <= room * tensors.CARD_SHARE
-            assert batch * values <= max(tensors.CARD_VALUES, values)
-    assert work.batch(1000) == tensors.CARD_VALUES // values
+            assert batch == 1 or batch * values * 8 * tensors.DEVICE_COPIES <= room * tensors.DEVICE_FRACTION
+            assert batch * values <= max(tensors.DEVICE_VALUES, values)
+    assert work.batch_size(1000) == tensors.DEVICE_VALUES // values
 
 
 # Devices that are full.
@@ -327,7 +327,7 @@ def test_one_map_is_tried_again_when_the_other_is_out_of_the_way(late, monkeypat
 
     class Shy(Greedy):
         def __call__(self, coarse: torch.Tensor, place: Place) -> torch.Tensor:
-            self.most = 1 if LANES[-1].under_way == 0 else 0
+            self.most = 1 if TRANSFERS[-1].under_way == 0 else 0
             return super().__call__(coarse, place)
 
     ds = rain_on(world(), 4)
@@ -378,7 +378,7 @@ def test_a_card_makes_what_the_processor_makes(by_tensors, options, missing):
 def test_on_a_card_batches_and_cuts_change_no_bit(monkeypatch, values):
     ds = rain_on(world(), 7, missing=0.1, dtype="float32")
     whole = on("cuda", ds, 2).pr
-    monkeypatch.setattr(tensors, "CARD_VALUES", values)
+    monkeypatch.setattr(tensors, "DEVICE_VALUES", values)
     monkeypatch.setattr(tensors, "BATCH_VALUES", 1)
     assert same_bits(whole, on("cuda", ds, 2).pr)
     assert same_bits(whole, on("cuda", ds.chunk(time=2, lat=5, lon=6), 2).pr.compute())

@@ -347,19 +347,19 @@ def test_the_end_is_the_optimum_of_a_general_solver():
 def block_of(case: Case, settings: TerrainPenalty, rows, columns) -> torch.Tensor:
     """The block's own cells, refined from nothing but what it holds."""
     refinement, (factor_y, factor_x) = TerrainRefinement(case.fine, case.cells, settings), case.factor
-    fine_rows, fine_columns = rows.held.fine_cells(factor_y), columns.held.fine_cells(factor_x)
+    fine_rows, fine_columns = rows.refinement.fine_cells(factor_y), columns.refinement.fine_cells(factor_x)
     held = np.ix_(fine_rows, fine_columns)
-    closed = columns.held.whole and case.fine.x.periodic
+    closed = columns.refinement.is_whole and case.fine.x.periodic
     fine = refinement(
         case.proposal[..., *held],
-        case.coarse[..., *np.ix_(rows.held.cells, columns.held.cells)],
+        case.coarse[..., *np.ix_(rows.refinement.cells, columns.refinement.cells)],
         None if case.orog is None else case.orog[held],
-        case.cells.window(rows.held.cells, columns.held.cells),
+        case.cells.window(rows.refinement.cells, columns.refinement.cells),
         fine_rows,
         refinement.spacing.window(fine_rows, fine_columns, closed),
         case.bounds,
     )
-    return fine[..., rows.own.inside(rows.held, factor_y), columns.own.inside(columns.held, factor_x)]
+    return fine[..., rows.core.slice_in(rows.refinement, factor_y), columns.core.slice_in(columns.refinement, factor_x)]
 
 
 def cuts(case: Case, settings: TerrainPenalty, row_chunks, column_chunks):
@@ -372,7 +372,7 @@ def cuts(case: Case, settings: TerrainPenalty, row_chunks, column_chunks):
 def assert_blocks_equal_the_whole(case, settings, row_chunks, column_chunks):
     whole = case.refined(settings)
     for rows, columns in cuts(case, settings, row_chunks, column_chunks):
-        own = np.ix_(rows.own.fine_cells(case.factor[0]), columns.own.fine_cells(case.factor[1]))
+        own = np.ix_(rows.core.fine_cells(case.factor[0]), columns.core.fine_cells(case.factor[1]))
         block = block_of(case, settings, rows, columns)
         assert torch.equal(block.nan_to_num(-7.0), whole[..., *own].nan_to_num(-7.0))
 
@@ -407,12 +407,12 @@ def test_what_lies_beyond_the_halo_does_not_move_the_inside(factor):
     settings = case.settings(3)
     rows, columns = next(itertools.islice(cuts(case, settings, [8, 3, 9], [1, 4, 25]), 3 + 1, None))
     far = torch.ones(case.grid.shape, dtype=torch.bool)
-    far[np.ix_(rows.held.cells, columns.held.cells)] = False
+    far[np.ix_(rows.refinement.cells, columns.refinement.cells)] = False
     fine_far = far.repeat_interleave(factor[0], 0).repeat_interleave(factor[1], 1)
     other = Case(case.grid, factor, coarse, None, (0.0, None))
     other.coarse = torch.where(far, coarse * 5 + 1, coarse)
     other.proposal = torch.where(fine_far, case.proposal * 5 + 1, case.proposal)
-    own = np.ix_(rows.own.fine_cells(factor[0]), columns.own.fine_cells(factor[1]))
+    own = np.ix_(rows.core.fine_cells(factor[0]), columns.core.fine_cells(factor[1]))
     assert bool(far.any())
     before, after = case.refined(settings), other.refined(settings)
     assert torch.equal(after[*own], before[*own])

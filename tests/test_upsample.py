@@ -135,14 +135,14 @@ def test_what_lies_beyond_the_halo_does_not_move_the_inside(method, outside, gri
     before = up(coarse)
     rows, columns = cut_axis([13, 3, 14], False, up.halo[0])[1], cut_axis([2, 5, 33], grid.x.periodic, up.halo[1])[1]
     far = torch.ones(grid.shape, dtype=torch.bool)
-    far[np.ix_(rows.given.cells, columns.given.cells)] = False
+    far[np.ix_(rows.input.cells, columns.input.cells)] = False
     assert bool(far.any())
     changed = {
         "other values": torch.where(far, coarse * -3 + 1e4, coarse),
         "missing": torch.where(far, torch.nan, coarse),
         "no longer missing": torch.where(far, coarse.nan_to_num(99.0), coarse),
     }[outside]
-    own = np.ix_(rows.own.fine_cells(2), columns.own.fine_cells(2))
+    own = np.ix_(rows.core.fine_cells(2), columns.core.fine_cells(2))
     assert torch.equal(up(changed)[*own].nan_to_num(-7.0), before[*own].nan_to_num(-7.0))
     assert not torch.equal(up(changed).nan_to_num(-7.0), before.nan_to_num(-7.0))
 

@@ -14,7 +14,7 @@ import dask.array as da
 import numpy as np
 from dask.base import tokenize
 
-from downscale.engine.checks import finite_or_missing, require_finite, tell_negative
+from downscale.engine.checks import replace_infinite, require_finite, warn_of_negatives
 from downscale.engine.cut import Cut, cut_axis, cut_span
 from downscale.engine.job import Job
 from downscale.process.buffers import allocate
@@ -47,8 +47,8 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
     dimension before the rows, which the result lacks.
     """
     is_lazy = isinstance(values, da.Array)
-    if not is_lazy and job.compiled:
-        return _computed(job, np.asarray(values), statics or {})
+    if not is_lazy and job.is_compiled:
+        return _apply_at_once(job, np.asarray(values), statics or {})
     array = values if is_lazy else da.from_array(values, chunks=_eager_chunks(values, job), name=False)
     fine_statics = {
         name: static if isinstance(static, da.Array) else da.from_array(np.asarray(static), chunks=-1)
@@ -60,14 +60,14 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
     # in a notebook, which puts rebuilt methods into that class.
     kind = type(job.upscaler)
     has_token = kind.__module__.partition(".")[0] == __name__.partition(".")[0] or hasattr(kind, "__dask_tokenize__")
-    token = token_of(job) if has_token else uuid.uuid4().hex
-    shared = dask.delayed(job, name=f"job-{job.name}-{token}", traverse=False)
-    table = [[_block(job, shared, array, fine_statics, row, column) for column in columns] for row in rows]
-    fine = table[0][0] if len(rows) * len(columns) == 1 else da.block(table)
+    token = tokenize_content(job) if has_token else uuid.uuid4().hex
+    shared_job = dask.delayed(job, name=f"job-{job.name}-{token}", traverse=False)
+    blocks = [[_block(job, shared_job, array, fine_statics, row, column) for column in columns] for row in rows]
+    fine = blocks[0][0] if len(rows) * len(columns) == 1 else da.block(blocks)
     return fine if is_lazy else compute(fine)[0]
 
 
-def _computed(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArray[Any]:
+def _apply_at_once(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArray[Any]:
     """Return the fine cells of an array in memory, computed at once with its rows shared among threads."""
     (rows,), (columns,) = cuts_of(job, (values.shape[-2],), (values.shape[-1],))
     block = _take(values, rows, columns, (1, 1))
@@ -84,16 +84,16 @@ def compute_block(
     statics: dict[str, NDArray[Any]] | None = None,
     threads: int = 1,
 ) -> NDArray[Any]:
-    """Return the own fine cells of the block ``values`` (..., given rows, given columns).
+    """Return the fine cells of the core of a block from its input ``values`` (..., rows, columns).
 
-    ``statics`` are fine fields of the given cells: "orog" for the penalty, "terrain" to add, "mask" (1 if valid). If
+    ``statics`` are fine fields of the input cells: "orog" for the penalty, "terrain" to add, "mask" (1 if valid). If
     the upsampler has several input fields, they are the dimension before the rows, which the result lacks.
     """
-    maps = finite_or_missing(values.reshape(-1, *values.shape[-job.inner :]), job.name, job.check)
+    maps = replace_infinite(values.reshape(-1, *values.shape[-job.input_ndim :]), job.name, job.check)
     shape = (len(maps), *job.block_shape(rows, columns))
     # Reuse the memory of an earlier block or result, if there is any.
     fine = allocate(shape, job.dtype)
-    if job.compiled:
+    if job.is_compiled:
         from downscale.engine.fused import refine_maps
 
         refine_maps(maps, fine, job, rows, columns, statics or {}, threads)
@@ -104,56 +104,59 @@ def compute_block(
     if job.conserve is None:
         # Otherwise the conservation check finds infinite values.
         require_finite(maps, fine, job)
-    tell_negative(job.own(maps), fine, job)
-    return fine.reshape(*values.shape[: -job.inner], *fine.shape[-2:])
+    warn_of_negatives(job.select_variable(maps), fine, job)
+    return fine.reshape(*values.shape[: -job.input_ndim], *fine.shape[-2:])
 
 
 def _eager_chunks(values: NDArray[Any], job: Job) -> tuple[Any, ...]:
     """Return chunks of an array in memory, split along its first dimensions only."""
     budget = max(EAGER_BLOCK_VALUES // (job.fine.shape[0] * job.fine.shape[1]), 1)
     chunks: list[int] = []
-    for size in reversed(values.shape[: -job.inner]):
+    for size in reversed(values.shape[: -job.input_ndim]):
         chunks.append(min(size, budget) or 1)
         budget = max(budget // max(size, 1), 1)
-    return (*reversed(chunks), *(-1,) * job.inner)
+    return (*reversed(chunks), *(-1,) * job.input_ndim)
 
 
-def token_of(*parts: object) -> str:
-    """Return a token of the arguments: equal for equal content, unique for content that Dask cannot tokenise."""
+def tokenize_content(*parts: object) -> str:
+    """Return a token that is equal for equal content, and unique for content that Dask cannot tokenise."""
     try:
         return str(tokenize(*parts, ensure_deterministic=True))
     except Exception:  # user-defined objects may raise anything
         return uuid.uuid4().hex
 
 
-def _block(job: Job, shared: Any, array: da.Array, statics: dict[str, da.Array], rows: Cut, columns: Cut) -> da.Array:
+def _block(
+    job: Job, shared_job: Any, array: da.Array, statics: dict[str, da.Array], rows: Cut, columns: Cut
+) -> da.Array:
     block = _take(array, rows, columns, (1, 1))
-    block = block.rechunk(dict.fromkeys(range(block.ndim - job.inner, block.ndim), -1))
+    block = block.rechunk(dict.fromkeys(range(block.ndim - job.input_ndim, block.ndim), -1))
     static_parts, static_names = {}, {}
     for name, static in statics.items():
         part = _take(static, rows, columns, (job.cells.factor_y, job.cells.factor_x)).rechunk(-1)
         static_parts[name], static_names[name] = part.to_delayed().item(), part.name
     height, width = job.block_shape(rows, columns)
-    out_chunks = (*block.chunks[: -job.inner], (height,), (width,))
+    token = tokenize_content(shared_job.key, block.name, rows, columns, sorted(static_names.items()))
+    out_chunks = (*block.chunks[: -job.input_ndim], (height,), (width,))
     return da.map_blocks(
         compute_block,
         block,
-        job=shared,
+        job=shared_job,
         rows=rows,
         columns=columns,
         statics=static_parts,
         chunks=out_chunks,
-        drop_axis=[] if job.inputs == 1 else [block.ndim - 3],
+        drop_axis=[] if job.input_count == 1 else [block.ndim - 3],
         dtype=job.dtype,
         meta=np.empty((0,) * len(out_chunks), dtype=job.dtype),
-        name=f"downscale-{job.name}-{token_of(shared.key, block.name, rows, columns, sorted(static_names.items()))}",
+        name=f"downscale-{job.name}-{token}",
     )
 
 
 def _take(array: Any, rows: Cut, columns: Cut, factors: tuple[int, int]) -> Any:
     """Return the input cells of a block, ``factors`` fine ones each, across the seam of a circle if it crosses it."""
-    for axis, span, factor in zip((-2, -1), (rows.given, columns.given), factors, strict=True):
-        if span.in_order:
+    for axis, span, factor in zip((-2, -1), (rows.input, columns.input), factors, strict=True):
+        if span.is_in_order:
             continue
         pieces = []
         for turn in (-1, 0, 1):

@@ -19,13 +19,13 @@ from downscale.grid.subcells import SubcellGrid
 logger = logging.getLogger("downscale")
 
 
-def finite_or_missing(values: NDArray[Any], name: str, check: str = "warn") -> NDArray[Any]:
+def replace_infinite(values: NDArray[Any], name: str, check: str = "warn") -> NDArray[Any]:
     """Return the values of a variable with NaN for infinite ones, which have no mean; the option ``check`` applies."""
     is_finite = values.dtype.kind != "f" or np.isfinite(values)
     if np.all(is_finite):
         return values
     if bool(np.isinf(values).any()):
-        _say(infinite_message(name), check)
+        _report(infinite_message(name), check)
     return np.where(is_finite, values, np.nan)
 
 
@@ -44,85 +44,85 @@ def require_finite(maps: NDArray[Any], fine: NDArray[Any], job: Job) -> None:
     )
     if job.check == "raise":
         raise InputError(line)
-    _say(line, job.check)
+    _report(line, job.check)
 
 
 def areas(valid: NDArray[np.bool_] | None, job: Job, rows: Cut, columns: Cut) -> NDArray[np.float64]:
-    """Return the areas over which sums are spread: the valid areas of the given cells."""
+    """Return the areas over which sums are spread: the valid areas of the input cells."""
     if job.target is None:
-        area = job.coarse.areas(rows.given.cells, columns.given.cells)
+        area = job.coarse.areas(rows.input.cells, columns.input.cells)
     else:
         # The areas by which pieces are averaged, also on a plane.
-        axes = job.coarse.y.measure[rows.given.cells], job.coarse.x.measure[columns.given.cells]
+        axes = job.coarse.y.measure[rows.input.cells], job.coarse.x.measure[columns.input.cells]
         area = SubcellGrid(*job.target).unit_area * np.multiply.outer(*axes)
     if valid is None:
         return area
-    valid_fraction = job.cells.window(rows.given.cells, columns.given.cells).apply_mask(valid).valid_fraction
+    valid_fraction = job.cells.window(rows.input.cells, columns.input.cells).apply_mask(valid).valid_fraction
     return area * np.where(valid_fraction > 0, valid_fraction, 1.0)
 
 
-def uncovered_as_missing(
+def mask_uncovered(
     coarse: NDArray[Any], valid: NDArray[np.bool_], job: Job, rows: Cut, columns: Cut
 ) -> NDArray[Any]:
     """Return coarse values with NaN for cells without a valid fine cell: conservation concerns valid area."""
-    cells = job.cells.window(rows.own.cells, columns.own.cells)
+    cells = job.cells.window(rows.core.cells, columns.core.cells)
     is_uncovered = cells.apply_mask(valid).valid_fraction == 0
     if bool((is_uncovered & np.isfinite(coarse)).any()):
         # The same text for all blocks, so that it is shown once. Means over zero area lose nothing; sums do.
         line = f"{job.name}: coarse cells with a value have no valid fine cell under mask="
         if job.extensive:
-            _say(line + "; their sums are lost in the result, widen the mask to include them", job.check)
+            _report(line + "; their sums are lost in the result, widen the mask to include them", job.check)
         else:
             logger.info(line)
     return np.where(is_uncovered, np.nan, coarse)
 
 
-def gathered(parts: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[Any]:
+def average_to_target(piece_values: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[Any]:
     """Return means of pieces over target cells, or sums over the covered and valid part for sums over cells."""
     assert job.target is not None
-    groups = SupermeshMean.of(*job.target, rows.own.cells, columns.own.cells)
-    valid = np.isfinite(parts)
+    groups = SupermeshMean.of(*job.target, rows.core.cells, columns.core.cells)
+    valid = np.isfinite(piece_values)
     groups = groups.apply_mask(None if valid.all() else valid)
-    target_values = _within(groups.mean(parts, job.na_thres), parts, groups, job)
+    target_values = _clip_to_bounds(groups.mean(piece_values, job.na_thres), piece_values, groups, job)
     if job.extensive:
         target_values = target_values * groups.valid_measure * SubcellGrid(*job.target).unit_area
     return target_values.astype(job.dtype)
 
 
-def _within(means: NDArray[Any], parts: NDArray[Any], groups: SupermeshMean, job: Job) -> NDArray[Any]:
+def _clip_to_bounds(means: NDArray[Any], piece_values: NDArray[Any], groups: SupermeshMean, job: Job) -> NDArray[Any]:
     """Return means with values just beyond a bound, by rounding, set to that bound."""
     low, high = job.limits
-    if (above := means > high).any():
-        means = np.where(above, np.minimum(means, groups.largest(parts)), means)
-    if (below := means < low).any():
-        means = np.where(below, np.maximum(means, -groups.largest(-parts)), means)
+    if (is_above := means > high).any():
+        means = np.where(is_above, np.minimum(means, groups.largest(piece_values)), means)
+    if (is_below := means < low).any():
+        means = np.where(is_below, np.maximum(means, -groups.largest(-piece_values)), means)
     return means
 
 
-def as_sums(stored: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[Any]:
-    """Return means over the block's own fine cells as sums over them."""
-    own_cells = rows.own.fine_cells(job.cells.factor_y), columns.own.fine_cells(job.cells.factor_x)
-    return (stored.astype(np.float64) * job.fine.areas(*own_cells)).astype(job.dtype)
+def convert_to_sums(stored: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> NDArray[Any]:
+    """Return the means over the fine cells of the core as sums over them."""
+    core_cells = rows.core.fine_cells(job.cells.factor_y), columns.core.fine_cells(job.cells.factor_x)
+    return (stored.astype(np.float64) * job.fine.areas(*core_cells)).astype(job.dtype)
 
 
 def report_infeasible(
-    bad: NDArray[np.bool_], x: NDArray[Any], job: Job, rows: Cut, columns: Cut
+    is_infeasible: NDArray[np.bool_], coarse: NDArray[Any], job: Job, rows: Cut, columns: Cut
 ) -> None:
     """Warn that coarse values are outside the bounds, or raise an error."""
-    index = tuple(int(i) for i in np.argwhere(bad)[0])
+    index = tuple(int(i) for i in np.argwhere(is_infeasible)[0])
     location = _location(job, rows, columns, index[-2:])
     low, high = (f"{b:g}" if b is not None else "none" for b in job.bounds)
     line = (
-        f"{job.name}: expected coarse values within the bounds [{low}, {high}], received {float(x[index]):.6g} at "
-        f"{location} ({int(bad.sum())} cells of this block); widen bounds= or repair the input"
+        f"{job.name}: expected coarse values within the bounds [{low}, {high}], received {float(coarse[index]):.6g} at "
+        f"{location} ({int(is_infeasible.sum())} cells of this block); widen bounds= or repair the input"
     )
     if job.strict_bounds and job.check == "raise":
         raise BoundsError(line)
-    _say(line + "; those cells are filled with their coarse value", job.check)
+    _report(line + "; those cells are filled with their coarse value", job.check)
 
 
 def _location(job: Job, rows: Cut, columns: Cut, index: tuple[int, ...]) -> str:
-    row, column = rows.own.cells[index[0]], columns.own.cells[index[1]]
+    row, column = rows.core.cells[index[0]], columns.core.cells[index[1]]
     return job.coarse.describe(int(row), int(column))
 
 
@@ -130,7 +130,7 @@ def check(stored: NDArray[Any], coarse: NDArray[Any], job: Job, rows: Cut, colum
     """Check conservation of the stored values; raise, warn or log by the option ``check`` if it fails."""
     if job.check == "skip" or job.conserve is None:
         return
-    cells = job.cells.window(rows.own.cells, columns.own.cells)
+    cells = job.cells.window(rows.core.cells, columns.core.cells)
     area = np.ones(coarse.shape[-2:])
     partial = check_block(coarse, stored, cells, area, (0,) * coarse.ndim)
     if partial.relative.value <= job.tolerance and partial.cells_lost == 0:
@@ -142,23 +142,23 @@ def check(stored: NDArray[Any], coarse: NDArray[Any], job: Job, rows: Cut, colum
     )
     if job.check == "raise":
         raise ConservationError(line)
-    _say(line, job.check)
+    _report(line, job.check)
 
 
-def tell_negative(coarse: NDArray[Any], fine: NDArray[Any], job: Job) -> None:
+def warn_of_negatives(coarse: NDArray[Any], fine: NDArray[Any], job: Job) -> None:
     """Warn if fine values are negative although no coarse value is and no bound is known.
 
     Undershoots of a kernel are much smaller than the range of its values, so that most fields need no test.
     """
-    if job.bounds[0] is not None or job.check == "skip" or not job.tell_negative or not coarse.size:
+    if job.bounds[0] is not None or job.check == "skip" or not job.warns_of_negatives or not coarse.size:
         return
     low, high = float(np.fmin.reduce(coarse, axis=None)), float(np.fmax.reduce(coarse, axis=None))
     # False for a field without any value.
     if 0 <= low <= high - low and Signs.of(coarse, fine).new_negatives:
-        _say(negative_message(job.name), job.check)
+        _report(negative_message(job.name), job.check)
 
 
-def _say(line: str, check: str) -> None:
+def _report(line: str, check: str) -> None:
     if check == "skip":
         return
     if check in ("raise", "warn"):

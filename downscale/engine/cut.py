@@ -25,14 +25,14 @@ class Span:
         return self.last - self.first
 
     @property
-    def whole(self) -> bool:
+    def is_whole(self) -> bool:
         """Whether these are all cells of the axis."""
         return self.length == self.size
 
     @property
-    def in_order(self) -> bool:
+    def is_in_order(self) -> bool:
         """Whether these are all cells of the axis from the first on."""
-        return self.whole and self.first == 0
+        return self.is_whole and self.first == 0
 
     @property
     def cells(self) -> NDArray[np.int64]:
@@ -43,18 +43,18 @@ class Span:
         """Return the indices of the fine cells into the whole fine axis."""
         return (self.cells[:, None] * factor + np.arange(factor)).ravel()
 
-    def inside(self, outer: Span, factor: int = 1) -> slice:
+    def slice_in(self, outer: Span, factor: int = 1) -> slice:
         """Return the slice of the fine cells of this span within those of ``outer``."""
         return slice((self.first - outer.first) * factor, (self.last - outer.first) * factor)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """One block along one axis: its own cells, the cells held during refinement, and the input cells."""
+    """One block along one axis: the cells of its result, those that the refinement needs, and the input cells."""
 
-    own: Span
-    held: Span
-    given: Span
+    core: Span
+    refinement: Span
+    input: Span
 
 
 def cut_axis(
@@ -62,12 +62,12 @@ def cut_axis(
 ) -> tuple[Cut, ...]:
     """Return the blocks of an axis, whose ``chunks`` are sizes in coarse cells.
 
-    The upsampler reads ``halo`` cells beyond those held (None: all cells). The refinement holds ``margin`` cells beyond
-    the block's own. The number of input cells must be a multiple of ``multiple_of``.
+    The upsampler reads ``halo`` cells beyond those of the refinement (None: all cells). The refinement needs ``margin``
+    cells beyond the core. The number of input cells must be a multiple of ``multiple_of``.
 
     Examples
     --------
-    >>> [ (c.given.first, c.given.last) for c in cut_axis([4, 4], periodic=False, halo=1)]
+    >>> [ (c.input.first, c.input.last) for c in cut_axis([4, 4], periodic=False, halo=1)]
     [(0, 5), (3, 8)]
     """
     size = sum(chunks)
@@ -78,12 +78,12 @@ def cut_axis(
         )
     cuts, start = [], 0
     for length in chunks:
-        own = Span(start, start + length, size)
-        held = _widened(own, margin, periodic)
-        given = _widened(held, size if halo is None else halo, periodic)
-        cuts.append(Cut(own, given if given.whole else held, given))
+        core = Span(start, start + length, size)
+        refinement = _widen(core, margin, periodic)
+        source = _widen(refinement, size if halo is None else halo, periodic)
+        cuts.append(Cut(core, source if source.is_whole else refinement, source))
         start += length
-    lengths = [cut.given.length for cut in cuts if cut.given.length % multiple_of]
+    lengths = [cut.input.length for cut in cuts if cut.input.length % multiple_of]
     if lengths:
         raise ShapeError(
             f"expected blocks of a multiple of {multiple_of} coarse cells, received {lengths[0]}; change the chunks"
@@ -93,14 +93,14 @@ def cut_axis(
 
 def cut_span(first: int, last: int, size: int, periodic: bool, halo: int | None) -> Cut:
     """Return the single block of the cells ``first`` to ``last`` (excluded) with a halo of ``halo`` cells."""
-    own = Span(first, last, size)
-    given = _widened(own, size if halo is None else halo, periodic)
-    if given.whole:
-        own = own if first >= 0 and last <= size else given
-    return Cut(own, own, given)
+    core = Span(first, last, size)
+    source = _widen(core, size if halo is None else halo, periodic)
+    if source.is_whole:
+        core = core if first >= 0 and last <= size else source
+    return Cut(core, core, source)
 
 
-def _widened(span: Span, cells: int, periodic: bool) -> Span:
+def _widen(span: Span, cells: int, periodic: bool) -> Span:
     first, last = span.first - cells, span.last + cells
     if not periodic:
         return Span(max(first, 0), min(last, span.size), span.size)

@@ -94,7 +94,7 @@ def working_type(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-class Lane:
+class DeviceTransfer:
     """Transfer of arrays to a device and back in its working precision ``dtype``.
 
     ``overlaps`` is whether results are copied during computation, so that one batch in flight pays.
@@ -106,13 +106,13 @@ class Lane:
         self.device = device
         self.dtype = np.dtype(np.float32 if working_type(device) == torch.float32 else np.float64)
         self.overlaps = device.type == "cuda"
-        self._back = torch.cuda.Stream(device) if self.overlaps else None
+        self._fetch_stream = torch.cuda.Stream(device) if self.overlaps else None
 
     def send(self, array: NDArray[Any]) -> torch.Tensor:
         """Return a copy of an array on the device in the working precision; it may still be in transfer."""
         import torch
 
-        if self._back is None:
+        if self._fetch_stream is None:
             return torch.from_numpy(np.require(array, self.dtype, ["C", "W"])).to(self.device)
         host = torch.empty(array.shape, dtype=working_type(self.device), pin_memory=True)
         np.copyto(host.numpy(), array)
@@ -126,46 +126,46 @@ class Lane:
         # Rounded before the transfer, as NumPy rounds; half the bytes.
         precision = torch.float32 if dtype == np.float32 else tensor.dtype
         source = tensor.detach().to(precision).contiguous()
-        if self._back is None:
+        if self._fetch_stream is None:
             array = source.cpu().numpy()
             return lambda: array.astype(dtype, copy=False)
         host = torch.empty(source.shape, dtype=precision, pin_memory=True)
-        self._back.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._back):
+        self._fetch_stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._fetch_stream):
             host.copy_(source, non_blocking=True)
-            copy_event = self._back.record_event()
+            copy_event = self._fetch_stream.record_event()
         # Its memory is reused only after the copy.
-        source.record_stream(self._back)
+        source.record_stream(self._fetch_stream)
 
-        def landed() -> NDArray[Any]:
+        def wait_for_copy() -> NDArray[Any]:
             copy_event.synchronize()
             return host.numpy().astype(dtype, copy=False)
 
-        return landed
+        return wait_for_copy
 
-    def room(self) -> int | None:
+    def free_bytes(self) -> int | None:
         """Return the free bytes of a GPU; None for other devices."""
         import torch
 
-        if self._back is None:
+        if self._fetch_stream is None:
             return None
-        free_bytes, _ = torch.cuda.mem_get_info(self.device)
+        unused_bytes, _ = torch.cuda.mem_get_info(self.device)
         # Memory that PyTorch caches is free, too.
-        return int(free_bytes + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device))
+        return int(unused_bytes + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device))
 
     def release(self) -> None:
         """Release cached memory."""
         import torch
 
-        if self._back is not None:
-            self._back.synchronize()
+        if self._fetch_stream is not None:
+            self._fetch_stream.synchronize()
             torch.cuda.empty_cache()
 
     def install(self, module: torch.nn.Module) -> torch.nn.Module:
         """Return a module on the device; its function ``refined`` is compiled on a GPU."""
         device_module = module.to(self.device, working_type(self.device))
-        if self._back is not None:
-            device_module.refined = compiled(device_module.refined)  # type: ignore[assignment, arg-type]
+        if self._fetch_stream is not None:
+            device_module.refined = compile_with_fallback(device_module.refined)  # type: ignore[assignment, arg-type]
         return device_module
 
 
@@ -174,7 +174,7 @@ MOST_FORMS = 64
 
 
 @cache
-def compiled(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def compile_with_fallback(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """Return a function compiled by PyTorch at its first call, or the same if that fails: some machines lack compilers.
 
     Sizes are dynamic, so that blocks and batches of all sizes in the process share the compiled code.
@@ -183,23 +183,23 @@ def compiled(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tenso
 
     compiler = cast(Any, torch.compile)
     try:
-        fast = compiler(function, dynamic=True, recompile_limit=MOST_FORMS)
+        compiled_function = compiler(function, dynamic=True, recompile_limit=MOST_FORMS)
     except TypeError:
         # Versions of PyTorch before this option have a limit of eight.
-        fast = compiler(function, dynamic=True)
+        compiled_function = compiler(function, dynamic=True)
 
     def call(*arguments: torch.Tensor) -> torch.Tensor:
-        nonlocal fast
+        nonlocal compiled_function
         try:
-            return cast("torch.Tensor", fast(*arguments))
+            return cast("torch.Tensor", compiled_function(*arguments))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            if fast is function:
+            if compiled_function is function:
                 raise
             reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             logger.warning("up-sampling continues without compilation, which failed: %s", reason)
-            fast = function
+            compiled_function = function
         # Outside of the handler, since the error would keep memory alive.
         return function(*arguments)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downscale.engine.checks import areas, as_sums, check, gathered, report_infeasible, uncovered_as_missing
+from downscale.engine.checks import areas, average_to_target, check, convert_to_sums, mask_uncovered, report_infeasible
 from downscale.engine.cut import Cut
 from downscale.engine.job import Job
 from downscale.engine.memory import BATCH_VALUES
@@ -25,7 +25,7 @@ from downscale.kernels.refine import BOUNDED, CELL, NO_LAW, UNROLLED, Law, apply
 from downscale.kernels.windows import CellFractions, Operator, Windows, equalise_rows
 from downscale.nn.separable import Separable
 
-NOTHING = np.empty((0, 0))
+EMPTY = np.empty((0, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +36,9 @@ class Layout:
     x: Windows
     closed: bool
     cells: Aggregation
-    part_share: NDArray[np.float64]
-    term: NDArray[np.float64]
-    hidden: NDArray[np.bool_] | None
+    subcell_fraction: NDArray[np.float64]
+    terrain: NDArray[np.float64]
+    is_masked: NDArray[np.bool_] | None
     reach: tuple[int, int]
 
 
@@ -52,7 +52,7 @@ def refine_maps(
     if job.extensive:
         area = areas(statics["mask"] > 0.5 if "mask" in statics else None, job, rows, columns)
     if area is None and job.target is None:
-        _refined(maps, fine, layout, job, rows, columns, threads)
+        _refine_maps(maps, fine, layout, job, rows, columns, threads)
         return
     shape = layout.cells.fine_shape
     batch = max(BATCH_VALUES // max(shape[0] * shape[1], 1), 1)
@@ -61,51 +61,51 @@ def refine_maps(
         means = part if area is None else part / area
         # Pieces are never stored: the stored values are means over them.
         stored = np.empty((len(part), *shape), job.dtype if job.target is None else np.float64)
-        _refined(means, stored, layout, job, rows, columns, threads)
-        convert = as_sums if job.target is None else gathered
+        _refine_maps(means, stored, layout, job, rows, columns, threads)
+        convert = convert_to_sums if job.target is None else average_to_target
         fine[start : start + batch] = convert(stored, job, rows, columns)
 
 
 def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]]) -> Layout:
     assert isinstance(job.upscaler, Separable)
     y, x = (
-        Windows.of(axis, factor, cut.own.first, cut.own.last, cut.given.first, cut.given.length, UNROLLED)
+        Windows.of(axis, factor, cut.core.first, cut.core.last, cut.input.first, cut.input.length, UNROLLED)
         for axis, factor, cut in zip(job.upscaler.axes, job.upscaler.factor, (rows, columns), strict=True)
     )
-    closed = job.coarse.x.periodic and columns.given.whole
-    cells = job.cells.window(rows.own.cells, columns.own.cells)
-    own_cells = rows.own.inside(rows.given, cells.factor_y), columns.own.inside(columns.given, cells.factor_x)
-    valid = statics["mask"][own_cells] > 0.5 if "mask" in statics else None
-    part_share = NOTHING if cells.cell_fraction is None else cells.cell_fraction
+    closed = job.coarse.x.periodic and columns.input.is_whole
+    cells = job.cells.window(rows.core.cells, columns.core.cells)
+    core_cells = rows.core.slice_in(rows.input, cells.factor_y), columns.core.slice_in(columns.input, cells.factor_x)
+    valid = statics["mask"][core_cells] > 0.5 if "mask" in statics else None
+    subcell_fraction = EMPTY if cells.cell_fraction is None else cells.cell_fraction
     x_fraction, _ = equalise_rows(job.cells.x_fraction.reshape(-1, cells.factor_x))
-    cells = replace(cells, x_fraction=x_fraction[columns.own.cells].ravel())
+    cells = replace(cells, x_fraction=x_fraction[columns.core.cells].ravel())
     if valid is not None:
-        part_share = np.asarray(cells.apply_mask(valid).fractions(np.float64(0)))
-    term = np.ascontiguousarray(statics["terrain"][own_cells], np.float64) if "terrain" in statics else NOTHING
-    hidden = None if valid is None or valid.all() else ~valid
-    return Layout(y, x, closed, cells, np.ascontiguousarray(part_share), term, hidden, job.upscaler.reach)
+        subcell_fraction = np.asarray(cells.apply_mask(valid).fractions(np.float64(0)))
+    terrain = np.ascontiguousarray(statics["terrain"][core_cells], np.float64) if "terrain" in statics else EMPTY
+    is_masked = None if valid is None or valid.all() else ~valid
+    return Layout(y, x, closed, cells, np.ascontiguousarray(subcell_fraction), terrain, is_masked, job.upscaler.reach)
 
 
-def _refined(
+def _refine_maps(
     maps: NDArray[Any], fine: NDArray[Any], layout: Layout, job: Job, rows: Cut, columns: Cut, threads: int
 ) -> None:
     """Write the fine cells of some maps, and check the maps that the kernel flags."""
-    kind = np.float32 if maps.dtype == fine.dtype == np.float32 else np.float64
-    values = np.ascontiguousarray(maps, kind)
+    dtype = np.float32 if maps.dtype == fine.dtype == np.float32 else np.float64
+    values = np.ascontiguousarray(maps, dtype)
     missing = np.isnan(values)
     source = values
     if missing.any():
-        source = fill_missing(values.astype(np.float64), missing, layout.reach, layout.closed).astype(kind)
-    x = np.ascontiguousarray(values[:, rows.own.inside(rows.given), columns.own.inside(columns.given)])
-    doubtful_cells = _run(source, x, fine, layout, _law(x, job, rows, columns), threads)
-    coarse = x if layout.hidden is None else uncovered_as_missing(x, ~layout.hidden, job, rows, columns)
-    if layout.hidden is not None:
-        fine[:, layout.hidden] = np.nan
+        source = fill_missing(values.astype(np.float64), missing, layout.reach, layout.closed).astype(dtype)
+    x = np.ascontiguousarray(values[:, rows.core.slice_in(rows.input), columns.core.slice_in(columns.input)])
+    doubtful_cells = _run_kernel(source, x, fine, layout, _choose_law(x, job, rows, columns), threads)
+    coarse = x if layout.is_masked is None else mask_uncovered(x, ~layout.is_masked, job, rows, columns)
+    if layout.is_masked is not None:
+        fine[:, layout.is_masked] = np.nan
     for index in np.flatnonzero(doubtful_cells):
         check(fine[index : index + 1], coarse[index : index + 1], job, rows, columns)
 
 
-def _law(x: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> Law:
+def _choose_law(x: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> Law:
     """Return what is imposed on the coarse values ``x``; refuse or report those out of bounds."""
     # Conservation also for conservative operators: their rounding scales with the neighbours' values, which exceeds the
     # rounding of a cell with much smaller values.
@@ -118,45 +118,45 @@ def _law(x: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> Law:
     return Law(kind, low, high, np.inf if kind == NO_LAW or job.check == "skip" else job.tolerance)
 
 
-def _run(
+def _run_kernel(
     source: NDArray[Any], x: NDArray[Any], fine: NDArray[Any], layout: Layout, law: Law, threads: int
 ) -> NDArray[np.int64]:
     """Return the number of doubtful cells of each map, after the kernel has written all rows."""
     operator, cells = _operator(layout.y, layout.x, source.shape[1], layout.closed), layout.cells
-    subcells = CellFractions(cells.y_fraction, cells.x_fraction, layout.part_share, layout.term)
+    subcells = CellFractions(cells.y_fraction, cells.x_fraction, layout.subcell_fraction, layout.terrain)
     doubtful_cells = np.zeros(len(source), np.int64)
     # The same for all blocks of a job, since the two passes round differently.
-    pure_operator = law.kind == NO_LAW and not layout.term.size and law.tolerance == np.inf
+    is_pure_operator = law.kind == NO_LAW and not layout.terrain.size and law.tolerance == np.inf
 
-    def piece(maps: slice, first: int, last: int) -> tuple[slice, NDArray[np.int64]]:
+    def refine_piece(maps: slice, first: int, last: int) -> tuple[slice, NDArray[np.int64]]:
         count = np.zeros(len(source[maps]), np.int64)
-        if pure_operator:
+        if is_pure_operator:
             apply_operator(source[maps], fine[maps], first, last, operator)
-            _blank(x[maps], fine[maps], first, last)
+            _blank_missing(x[maps], fine[maps], first, last)
         else:
             refine(source[maps], x[maps], fine[maps], first, last, operator, subcells, law, count)
         return maps, count
 
-    for maps, count in _in_threads(piece, x.shape, threads):
+    for maps, count in _in_threads(refine_piece, x.shape, threads):
         doubtful_cells[maps] += count
     return doubtful_cells
 
 
-def _operator(y: Windows, x: Windows, rows: int, closed: bool, kind: Any = np.float64) -> Operator:
+def _operator(y: Windows, x: Windows, rows: int, closed: bool, dtype: Any = np.float64) -> Operator:
     """Return the arguments of the kernel for ``rows`` input rows."""
-    y_weights, x_weights = (w.reshape(-1, w.shape[2]).astype(kind, copy=False) for w in (y.weights, x.runs))
+    y_weights, x_weights = (w.reshape(-1, w.shape[2]).astype(dtype, copy=False) for w in (y.weights, x.runs))
     return Operator(y.table(rows), y_weights, x.cuts, x.starts, x_weights, x.left, x.wide, bool(closed))
 
 
-def _in_threads(piece: Callable[..., Any], shape: tuple[int, ...], threads: int) -> list[Any]:
-    """Return the results of ``piece`` for all maps and rows, called by threads in turn; one thread is this one."""
+def _in_threads(function: Callable[..., Any], shape: tuple[int, ...], threads: int) -> list[Any]:
+    """Return the results of ``function`` for all maps and rows, called by threads in turn; one thread is this one."""
     if threads == 1:
-        return [piece(slice(None), 0, shape[1])]
+        return [function(slice(None), 0, shape[1])]
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda work: piece(*work), _pieces(shape, threads)))
+        return list(pool.map(lambda arguments: function(*arguments), _pieces(shape, threads)))
 
 
-def _blank(x: NDArray[Any], fine: NDArray[Any], first: int, last: int) -> None:
+def _blank_missing(x: NDArray[Any], fine: NDArray[Any], first: int, last: int) -> None:
     """Set the fine cells of missing coarse cells to NaN, in the rows ``first`` to ``last``."""
     missing = np.isnan(x[:, first:last])
     if missing.any():
@@ -187,27 +187,27 @@ def apply_bare(
     Shapes are (maps, n_y, n_x) and (maps, n_y * factor_y, n_x * factor_x). The precision is that of ``out``, float32 or
     float64; C order is fastest.
     """
-    (n_y, n_x), (factor_y, factor_x), kind = operator.grid.shape, operator.factor, out.dtype
+    (n_y, n_x), (factor_y, factor_x), dtype = operator.grid.shape, operator.factor, out.dtype
     shape = len(coarse), n_y * factor_y, n_x * factor_x
     if coarse.shape != (len(coarse), n_y, n_x) or out.shape != shape:
         raise ShapeError(
             f"expected coarse of shape (maps, {n_y}, {n_x}) and out of shape {shape}, received {coarse.shape} and "
             f"{out.shape}; cut them to fit"
         )
-    if kind not in (np.float32, np.float64) or not out.flags.writeable:
-        raise InputError(f"expected out to be a float32 or float64 array that may be written, received {kind}")
+    if dtype not in (np.float32, np.float64) or not out.flags.writeable:
+        raise InputError(f"expected out to be a float32 or float64 array that may be written, received {dtype}")
     if not out.flags.c_contiguous or not out.flags.aligned:
         # The loops write whole cache lines of rows in order.
-        out[...] = apply_bare(coarse, operator, np.empty(shape, kind), threads)
+        out[...] = apply_bare(coarse, operator, np.empty(shape, dtype), threads)
         return out
     y, x = (
         Windows.of(axis, factor, 0, n, 0, n, UNROLLED)
         for axis, factor, n in zip(operator.axes, operator.factor, (n_y, n_x), strict=True)
     )
-    layout = _operator(y, x, n_y, operator.grid.x.periodic, kind)
+    layout = _operator(y, x, n_y, operator.grid.x.periodic, dtype)
 
-    def piece(maps: slice, first: int, last: int) -> None:
+    def apply_piece(maps: slice, first: int, last: int) -> None:
         apply_operator(coarse[maps], out[maps], first, last, layout)
 
-    _in_threads(piece, coarse.shape, threads)
+    _in_threads(apply_piece, coarse.shape, threads)
     return out

@@ -33,8 +33,8 @@ class Job:
     stored in ``dtype``. ``strict_bounds`` is whether a coarse value beyond them is an error (explicit bounds) or a
     warning (bounds implied by the name). ``extensive`` is whether values are sums over cells, not means. If the target
     grid does not nest, ``target`` has the pieces of rows and columns, ``fine`` is the grid of these pieces, and results
-    on it are averaged to target cells with a missing fraction of at most ``na_thres``. ``tell_negative`` is whether to
-    warn of negative fine values if no coarse value is negative.
+    on it are averaged to target cells with a missing fraction of at most ``na_thres``. ``warns_of_negatives``
+    is whether to warn of negative fine values if no coarse value is negative.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Job:
     device: str = "auto"
     target: tuple[Subcells, Subcells] | None = None
     na_thres: float = 1.0
-    tell_negative: bool = False
+    warns_of_negatives: bool = False
     engine: str = field(default_factory=lambda: str(option("engine")))
 
     def __post_init__(self) -> None:
@@ -75,43 +75,43 @@ class Job:
         return -np.inf if low is None else low, np.inf if high is None else high
 
     @property
-    def compiled(self) -> bool:
-        """Whether compiled loops do the work: a product of two axes on the CPU without terrain penalty."""
-        linear = isinstance(self.upscaler, Separable) and self.refinement is None
-        return linear and self.engine in ("auto", "numba") and is_cpu(self.device)
+    def is_compiled(self) -> bool:
+        """Whether compiled loops compute the blocks: a product of two axes on the CPU without terrain penalty."""
+        is_linear = isinstance(self.upscaler, Separable) and self.refinement is None
+        return is_linear and self.engine in ("auto", "numba") and is_cpu(self.device)
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the upsampler needs and provides."""
+        """Requirements and features of the upsampler."""
         return Capabilities.of(self.upscaler)
 
     @property
-    def inputs(self) -> int:
+    def input_count(self) -> int:
         """Number of coarse input fields of the upsampler, stacked before rows and columns."""
         return self.capabilities.channels
 
     @property
-    def inner(self) -> int:
+    def input_ndim(self) -> int:
         """Number of dimensions of the input of one map: rows and columns, and stacked input fields if any."""
-        return 2 if self.inputs == 1 else 3
+        return 2 if self.input_count == 1 else 3
 
-    def own(self, maps: Any) -> Any:
-        """Return the field to refine from maps (n, inputs, ...) or (n, ...)."""
-        return maps if self.inputs == 1 else maps[:, self.capabilities.variable]
+    def select_variable(self, maps: Any) -> Any:
+        """Return the field to refine, from maps (n, inputs, ...) or (n, ...)."""
+        return maps if self.input_count == 1 else maps[:, self.capabilities.variable]
 
     def block_shape(self, rows: Cut, columns: Cut) -> tuple[int, int]:
         """Return the rows and columns of the result of one block."""
         if self.target is not None:
             return self.target[0].target.size, self.target[1].target.size
-        return rows.own.length * self.cells.factor_y, columns.own.length * self.cells.factor_x
+        return rows.core.length * self.cells.factor_y, columns.core.length * self.cells.factor_x
 
     @property
     def margin(self) -> tuple[int, int]:
-        """Coarse cells beyond its own that a block must hold."""
+        """Coarse cells beyond the core of a block that its refinement needs."""
         return (0, 0) if self.refinement is None else self.refinement.halo
 
 
-def features_of(job: Job, maps: int, shape: tuple[int, int]) -> int:
+def feature_bytes_of(job: Job, maps: int, shape: tuple[int, int]) -> int:
     """Return the bytes of the features of a network in this process, for maps of coarse rows and columns."""
     working_bytes = job.capabilities.working_bytes
     return 0 if working_bytes is None or not is_cpu(job.device) else working_bytes(maps, shape)

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from downscale.engine.apply import cuts_of
-from downscale.engine.job import Job, features_of
-from downscale.engine.memory import ALIVE, BATCH_VALUES, READING, Beside, resident_bytes
+from downscale.engine.job import Job, feature_bytes_of
+from downscale.engine.memory import BATCH_VALUES, BLOCKS_PER_WORKER, READING_BYTES, ExtraMemory, resident_bytes
 from downscale.errors import pluralise
 
 # Float64 copies of the fine values in work at once: without a compiled pass; and with one, if pieces of cells are
 # averaged to target cells (measured).
 WORKING_COPIES, GATHERED_COPIES = 6, 7
-NOTHING = Beside()
+NO_EXTRA = ExtraMemory()
 
 
 @dataclass(frozen=True)
@@ -156,49 +156,52 @@ class Plan:
 
 def plan_variable(
     job: Job, dims: tuple[str, ...], shape: tuple[int, ...], chunks: tuple[tuple[int, ...], ...],
-    other: Beside = NOTHING,
+    extra: ExtraMemory = NO_EXTRA,
 ) -> VariablePlan:  # fmt: skip
     """Return the plan of one variable from its shape and chunks (horizontal dimensions last).
 
-    ``other`` is the memory that the run holds besides.
+    ``extra`` is the memory of the run besides the blocks.
     """
     rows, columns = cuts_of(job, chunks[-2], chunks[-1])
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
     largest = tuple(max(sizes) for sizes in chunks)
-    remap = job.target is not None
-    height, width = job.block_shape(rows[0], columns[0]) if remap else (largest[-2] * factor_y, largest[-1] * factor_x)
+    cuts_cells = job.target is not None
+    height, width = largest[-2] * factor_y, largest[-1] * factor_x
+    if cuts_cells:
+        height, width = job.block_shape(rows[0], columns[0])
     fine_chunk = (*largest[:-2], height, width)
-    blocks = int(np.prod([len(sizes) for sizes in (chunks[:-2] if remap else chunks)]))
-    halo = max(c.own.first - c.given.first for c in rows), max(c.own.first - c.given.first for c in columns)
-    input_shape = max(c.given.length for c in rows), max(c.given.length for c in columns)
+    blocks = int(np.prod([len(sizes) for sizes in (chunks[:-2] if cuts_cells else chunks)]))
+    halo = max(c.core.first - c.input.first for c in rows), max(c.core.first - c.input.first for c in columns)
+    input_shape = max(c.input.length for c in rows), max(c.input.length for c in columns)
     input_cells = input_shape[0] * input_shape[1]
     maps = int(np.prod(largest[:-2])) if len(largest) > 2 else 1
     fine_cells = input_cells * factor_y * factor_x
     batch = min(maps, max(BATCH_VALUES // fine_cells, 1))
-    copies = WORKING_COPIES if not job.compiled else GATHERED_COPIES if remap else 0
+    copies = WORKING_COPIES if not job.is_compiled else GATHERED_COPIES if cuts_cells else 0
     working_bytes = batch * fine_cells * 8 * copies
-    features = features_of(job, batch, input_shape)
+    input_bytes = 2 * maps * input_cells * job.dtype.itemsize
+    features = feature_bytes_of(job, batch, input_shape)
     result = int(np.prod(fine_chunk)) * job.dtype.itemsize
     return VariablePlan(
         name=job.name,
         dims=dims,
         coarse_shape=shape,
-        fine_shape=(*shape[:-2], *((height, width) if remap else job.fine.shape)),
+        fine_shape=(*shape[:-2], *((height, width) if cuts_cells else job.fine.shape)),
         dtype=str(job.dtype),
         chunks=fine_chunk,
         blocks=blocks,
         halo=halo,
         law="none imposed" if job.conserve is None else job.conserve if job.target is None else "cell, on pieces",
         bounds=job.bounds,
-        block_bytes=int(ALIVE * result) + 2 * maps * input_cells * job.dtype.itemsize + working_bytes + features
-        + fine_cells * other.per_cell,
-        static_bytes=other.whole,
+        block_bytes=int(BLOCKS_PER_WORKER * result) + input_bytes + working_bytes + features
+        + fine_cells * extra.bytes_per_cell,
+        static_bytes=extra.run_bytes,
         feature_bytes=features,
-        compiled=job.compiled,
+        compiled=job.is_compiled,
     )
 
 
-def plan_line(
+def plan_along_axis(
     job: Job, dims: tuple[Any, ...], shape: tuple[int, ...], chunks: tuple[tuple[int, ...], ...]
 ) -> VariablePlan:
     """Return the plan of one variable along one axis from its present shape and its future chunks."""
@@ -215,8 +218,8 @@ def plan_line(
         halo=(0, 0),
         law=job.conserve or "none imposed",
         bounds=job.bounds,
-        block_bytes=int(ALIVE * result) + min(BATCH_VALUES, int(np.prod(largest))) * 8 * WORKING_COPIES,
-        static_bytes=READING,
+        block_bytes=int(BLOCKS_PER_WORKER * result) + min(BATCH_VALUES, int(np.prod(largest))) * 8 * WORKING_COPIES,
+        static_bytes=READING_BYTES,
     )
 
 

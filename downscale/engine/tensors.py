@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from downscale.engine.checks import areas, as_sums, check, gathered, report_infeasible, uncovered_as_missing
+from downscale.engine.checks import areas, average_to_target, check, convert_to_sums, mask_uncovered, report_infeasible
 from downscale.engine.cut import Cut, Span
-from downscale.engine.device import Lane, pick_device
+from downscale.engine.device import DeviceTransfer, pick_device
 from downscale.engine.job import Bound, Job
 from downscale.engine.memory import BATCH_VALUES
 from downscale.fields.aggregate import Aggregation
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("downscale")
 
-# On an accelerator: values that keep it busy, the fraction of its free memory for a block, the float64 copies of a
-# batch while conservation is imposed, and the batches per block, so that transfers overlap.
-CARD_VALUES, CARD_SHARE, CARD_COPIES, CARD_BATCHES = 16_000_000, 0.5, 16, 4
+# For an accelerator: values that keep it busy, fraction of its free memory for a block, float64 copies of a batch while
+# conservation is imposed, and batches per block, so that transfers overlap.
+DEVICE_VALUES, DEVICE_FRACTION, DEVICE_COPIES, DEVICE_BATCHES = 16_000_000, 0.5, 16, 4
 # Larger numbers may overflow in intermediate results; smaller ones stay finite.
 LARGEST = 1e30
 # Layouts cached per job: those of a few hundred tiles.
@@ -49,254 +49,261 @@ Finish = Callable[[], NDArray[Any]]
 def refine_maps(
     maps: NDArray[Any], fine: NDArray[Any], job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]]
 ) -> None:
-    """Write the fine cells of some maps into ``fine``, a few at a time, so that working memory does not grow.
+    """Write the fine cells of some maps into ``fine``, in batches that bound the working memory.
 
     If the device can copy and compute at once, one batch is copied back and checked while the next is computed. If it
-    runs out of memory, batches are halved; maps are independent, so that this changes no bit.
+    runs out of memory, batches are halved; maps are independent, so results do not change.
     """
-    with _at_most(threads()):
-        _refine_batches(maps, fine, Work(job, rows, columns, statics, Lane(pick_device(job.device))))
+    with _limit_threads(threads()):
+        _refine_batches(maps, fine, BlockWork(job, rows, columns, statics, DeviceTransfer(pick_device(job.device))))
 
 
 @contextmanager
-def _at_most(number: int) -> Iterator[None]:
+def _limit_threads(number: int) -> Iterator[None]:
     """Limit PyTorch to a number of threads within this block."""
-    own = torch.get_num_threads()
-    if number < own:
+    previous = torch.get_num_threads()
+    if number < previous:
         torch.set_num_threads(number)
     try:
         yield
     finally:
-        if number < own:
-            torch.set_num_threads(own)
+        if number < previous:
+            torch.set_num_threads(previous)
 
 
-def _refine_batches(maps: NDArray[Any], fine: NDArray[Any], work: Work) -> None:
+def _refine_batches(maps: NDArray[Any], fine: NDArray[Any], work: BlockWork) -> None:
     pending: tuple[slice, Finish] | None = None
-    start, batch = 0, work.batch(len(maps))
-    planned = batch
+    start, size = 0, work.batch_size(len(maps))
+    planned_size = size
     while start < len(maps):
-        part = slice(start, min(start + batch, len(maps)))
+        part = slice(start, min(start + size, len(maps)))
         finish = _attempt(work, maps[part])
         # Written while the device computes the next batch.
         if pending is not None:
             fine[pending[0]] = pending[1]()
         if finish is not None:
             start = part.stop
-            if batch < planned:
-                work.remember(batch)
-                planned = batch
+            if size < planned_size:
+                work.store_batch_size(size)
+                planned_size = size
             pending = part, finish
-            if work.lane.overlaps:
+            if work.transfer.overlaps:
                 continue
             fine[part] = finish()
         else:
-            batch = work.smaller(part, pending is not None)
+            size = work.shrink_batch(part, pending is not None)
         pending = None
     if pending is not None:
         fine[pending[0]] = pending[1]()
 
 
-def _attempt(work: Work, maps: NDArray[Any]) -> Finish | None:
+def _attempt(work: BlockWork, maps: NDArray[Any]) -> Finish | None:
     """Return the pending result of some maps; None if the device has no room for them."""
     try:
-        return work.begin(maps)
+        return work.start(maps)
     except torch.OutOfMemoryError:
         # Handled later, since the error keeps intermediate results alive.
         return None
 
 
-class Work:
+class BlockWork:
     """The computation of the batches of one block, and the data that they share."""
 
-    def __init__(self, job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]], lane: Lane) -> None:
-        self.job, self.rows, self.columns, self.statics, self.lane = job, rows, columns, statics, lane
+    def __init__(
+        self, job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]], transfer: DeviceTransfer
+    ) -> None:
+        self.job, self.rows, self.columns, self.statics, self.transfer = job, rows, columns, statics, transfer
         cells = job.cells
-        self.shape = rows.given.length * cells.factor_y, columns.given.length * cells.factor_x
+        self.shape = rows.input.length * cells.factor_y, columns.input.length * cells.factor_x
         self.valid = statics["mask"] > 0.5 if "mask" in statics else None
-        self.area = areas(self.valid, job, rows, columns).astype(lane.dtype) if job.extensive else None
+        self.area = areas(self.valid, job, rows, columns).astype(transfer.dtype) if job.extensive else None
         # Pieces are never stored: the stored values are means over them.
-        self.stored = job.dtype if job.target is None else np.dtype(np.float64)
+        self.stored_dtype = job.dtype if job.target is None else np.dtype(np.float64)
 
-    def batch(self, maps: int) -> int:
+    def batch_size(self, maps: int) -> int:
         """Return the number of maps per batch."""
-        values, free_bytes, limit = max(int(np.prod(self.shape)), 1), self.lane.room(), BATCH_VALUES
+        values, free_bytes, limit = max(int(np.prod(self.shape)), 1), self.transfer.free_bytes(), BATCH_VALUES
         if free_bytes is not None:
-            limit = min(int(free_bytes * CARD_SHARE) // (8 * CARD_COPIES), CARD_VALUES)
-            limit = min(limit, max(maps * values // CARD_BATCHES, BATCH_VALUES))
+            limit = min(int(free_bytes * DEVICE_FRACTION) // (8 * DEVICE_COPIES), DEVICE_VALUES)
+            limit = min(limit, max(maps * values // DEVICE_BATCHES, BATCH_VALUES))
         return max(int(min(limit, self.job.layouts.get("most values", np.inf))) // values, 1)
 
-    def smaller(self, part: slice, others: bool) -> int:
+    def shrink_batch(self, part: slice, others_pending: bool) -> int:
         """Release memory, and return the number of maps to try after those of ``part`` did not fit.
 
-        A single map is tried again only if ``others`` were on the device at the time.
+        A single map is tried again only if ``others_pending`` were on the device at the time.
         """
-        self.lane.release()
+        self.transfer.release()
         maps = part.stop - part.start
-        if maps > 1 or others:
+        if maps > 1 or others_pending:
             return max(maps // 2, 1)
-        size = np.prod(self.shape) * 8 * CARD_COPIES / 1e9
+        size = np.prod(self.shape) * 8 * DEVICE_COPIES / 1e9
         raise MemoryError(
-            f"{self.job.name}: expected room on {self.lane.device} for one map of {self.shape[0]} x {self.shape[1]} "
-            f"fine cells (about {size:.2g} GB in work), received out of memory; use smaller chunks of rows and "
-            'columns, or device="cpu"'
+            f"{self.job.name}: expected room on {self.transfer.device} for one map of {self.shape[0]} x "
+            f"{self.shape[1]} fine cells (about {size:.2g} GB in work), received out of memory; use smaller chunks of "
+            'rows and columns, or device="cpu"'
         )
 
-    def remember(self, maps: int) -> None:
+    def store_batch_size(self, maps: int) -> None:
         """Store the batch size that fitted, as the initial one of the next block."""
         logger.warning(
             "%s: %s ran out of memory; batches are cut down to %d maps, which changes no value",
-            self.job.name, self.lane.device, maps,
+            self.job.name, self.transfer.device, maps,
         )  # fmt: skip
         self.job.layouts["most values"] = maps * float(np.prod(self.shape))
 
     @cached_property
-    def fixed(self) -> dict[str, Tensor]:
-        """The fine fields of the given cells, on the device."""
-        return {name: self.lane.send(array) for name, array in self.statics.items()}
+    def device_statics(self) -> dict[str, Tensor]:
+        """The fine fields of the input cells, on the device."""
+        return {name: self.transfer.send(array) for name, array in self.statics.items()}
 
     @cached_property
-    def hidden(self) -> Tensor:
+    def is_masked(self) -> Tensor:
         """The fine cells that the mask excludes."""
-        return self.fixed["mask"] < 0.5
+        return self.device_statics["mask"] < 0.5
 
     @cached_property
     def cells(self) -> Aggregation:
-        """The aggregation of the cells held."""
-        return self.job.cells.window(self.rows.held.cells, self.columns.held.cells)
+        """The aggregation of the cells of the refinement."""
+        return self.job.cells.window(self.rows.refinement.cells, self.columns.refinement.cells)
 
     @cached_property
     def module(self) -> Any:
-        """The operator on the device, laid out once for all blocks with these cells; None if it is no such product."""
+        """The operator on the device, one layout for all blocks with these cells; None if it is not separable."""
         if not isinstance(self.job.upscaler, Separable):
             return None
-        rows, columns = self.rows.given, self.columns.given
-        layouts, key = self.job.layouts, (rows, columns, str(self.lane.device))
+        rows, columns = self.rows.input, self.columns.input
+        layouts, key = self.job.layouts, (rows, columns, str(self.transfer.device))
         layout = layouts.get(key)
         if layout is None and self.job.engine == "dense":
             return partial(apply_dense, self.job.upscaler, rows, columns)
         if layout is None:
             layout = self.job.upscaler.layout(rows.first, columns.first, (rows.length, columns.length))
-            layout = self.lane.install(layout)
+            layout = self.transfer.install(layout)
             if len(layouts) >= MOST_LAYOUTS:
                 layouts.clear()
             layouts[key] = layout
         return layout
 
     @cached_property
-    def covered(self) -> bool:
+    def is_covered(self) -> bool:
         """Whether every fine cell has a value if the coarse field has one."""
         # Unknown for upsamplers that are not linear operators.
         if self.module is None or self.valid is not None:
             return False
-        return "terrain" not in self.statics or _largest(self.statics["terrain"]) < LARGEST
+        return "terrain" not in self.statics or _largest_magnitude(self.statics["terrain"]) < LARGEST
 
-    def begin(self, maps: NDArray[Any]) -> Finish:
+    def start(self, maps: NDArray[Any]) -> Finish:
         """Return a function that waits for the fine cells of some maps and checks them; computation starts at once."""
         job, rows, columns = self.job, self.rows, self.columns
-        values = np.asarray(maps, self.lane.dtype) if self.area is None else maps.astype(self.lane.dtype) / self.area
-        means = job.own(values)
-        largest = _largest(means)
-        inputs = self.lane.send(values)
-        coarse = job.own(inputs)
+        dtype = self.transfer.dtype
+        values = np.asarray(maps, dtype) if self.area is None else maps.astype(dtype) / self.area
+        means = job.select_variable(values)
+        largest = _largest_magnitude(means)
+        inputs = self.transfer.send(values)
+        coarse = job.select_variable(inputs)
         with torch.no_grad():
             if self.module is not None:
                 proposal = self.module(inputs, bool(np.isnan(largest)))
             else:
-                place = Place(job.coarse, job.fine, rows.given.first, columns.given.first, self.fixed)
+                place = Place(job.coarse, job.fine, rows.input.first, columns.input.first, self.device_statics)
                 proposal = job.upscaler(inputs, place)
             if "terrain" in self.statics:
-                proposal = proposal + self.fixed["terrain"]
+                proposal = proposal + self.device_statics["terrain"]
             if self.valid is not None:
-                proposal = proposal.masked_fill(self.hidden, torch.nan)
-            is_complete = self.covered and largest < LARGEST
-            fetched = self.lane.fetch(_finished(proposal, coarse, means, self, is_complete), self.stored)
-        own_means = means[..., rows.own.inside(rows.given), columns.own.inside(columns.given)]
-        return partial(self._judged, fetched, own_means)
+                proposal = proposal.masked_fill(self.is_masked, torch.nan)
+            is_complete = self.is_covered and largest < LARGEST
+            fine = _constrain_and_refine(proposal, coarse, means, self, is_complete)
+            fetch = self.transfer.fetch(fine, self.stored_dtype)
+        core_means = means[..., rows.core.slice_in(rows.input), columns.core.slice_in(columns.input)]
+        return partial(self._finish_batch, fetch, core_means)
 
-    def _judged(self, landed: Finish, coarse: NDArray[Any]) -> NDArray[Any]:
+    def _finish_batch(self, fetch: Finish, coarse: NDArray[Any]) -> NDArray[Any]:
         """Return the requested result from fine values, checked as stored."""
         job, rows, columns = self.job, self.rows, self.columns
         if self.valid is not None:
-            own = rows.own.inside(rows.given, job.cells.factor_y), columns.own.inside(columns.given, job.cells.factor_x)
-            coarse = uncovered_as_missing(coarse, self.valid[own], job, rows, columns)
-        stored = landed()
+            factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
+            core_cells = rows.core.slice_in(rows.input, factor_y), columns.core.slice_in(columns.input, factor_x)
+            coarse = mask_uncovered(coarse, self.valid[core_cells], job, rows, columns)
+        stored = fetch()
         check(stored, coarse, job, rows, columns)
         if job.target is not None:
-            return gathered(stored, job, rows, columns)
+            return average_to_target(stored, job, rows, columns)
         if job.extensive:
-            return as_sums(stored, job, rows, columns)
+            return convert_to_sums(stored, job, rows, columns)
         return stored
 
 
-def apply_dense(operator: Separable, rows: Span, columns: Span, coarse: Tensor, gaps: bool = True) -> Tensor:
-    """Return the fine cells of some rows and columns by matrix products, without any of the loops of the others."""
+def apply_dense(operator: Separable, rows: Span, columns: Span, coarse: Tensor, has_gaps: bool = True) -> Tensor:
+    """Return the fine cells of some rows and columns by dense matrix products, as a reference for the other engines."""
     spans, missing = (rows, columns), coarse.isnan()
     y, x = (
         coarse.new_tensor(axis.dense(span.size)[np.ix_(span.fine_cells(factor), span.cells)])
         for axis, factor, span in zip(operator.axes, operator.factor, spans, strict=True)
     )
-    complete = fill_missing(coarse, missing, operator.reach, columns.whole and bool(operator.grid.x.periodic))
+    filled = fill_missing(coarse, missing, operator.reach, columns.is_whole and bool(operator.grid.x.periodic))
     for axis, factor in zip((-2, -1), operator.factor, strict=True):
         missing = missing.repeat_interleave(factor, axis)
-    return (y @ complete @ x.T).masked_fill(missing, torch.nan)
+    return (y @ filled @ x.T).masked_fill(missing, torch.nan)
 
 
-def _largest(values: NDArray[Any]) -> float:
+def _largest_magnitude(values: NDArray[Any]) -> float:
     """Return the largest magnitude, NaN if there is one."""
     return float(np.abs(values).max(initial=0.0))
 
 
-def _finished(proposal: Tensor, coarse: Tensor, means: NDArray[Any], work: Work, whole: bool) -> Tensor:
-    """Return the block's own fine cells from a proposal: conservation and bounds imposed, and refined.
+def _constrain_and_refine(
+    proposal: Tensor, coarse: Tensor, means: NDArray[Any], work: BlockWork, is_complete: bool
+) -> Tensor:
+    """Return the fine cells of the core from a proposal, after imposing conservation and bounds and refining.
 
-    ``means`` are the coarse values on the CPU; ``whole`` means that no fine value is missing.
+    ``means`` are the coarse values on the CPU; ``is_complete`` means that no fine value is missing.
     """
     job, rows, columns, cells = work.job, work.rows, work.columns, work.cells
     factor_y, factor_x = job.cells.factor_y, job.cells.factor_x
-    fine_slices = rows.held.inside(rows.given, factor_y), columns.held.inside(columns.given, factor_x)
-    coarse_slices = (..., rows.held.inside(rows.given), columns.held.inside(columns.given))
-    x, held_means = coarse[coarse_slices], means[coarse_slices]
-    fine = _constrained(proposal[..., fine_slices[0], fine_slices[1]], x, held_means, work, whole)
+    fine_slices = rows.refinement.slice_in(rows.input, factor_y), columns.refinement.slice_in(columns.input, factor_x)
+    coarse_slices = (..., rows.refinement.slice_in(rows.input), columns.refinement.slice_in(columns.input))
+    x, inner_means = coarse[coarse_slices], means[coarse_slices]
+    fine = _constrain(proposal[..., fine_slices[0], fine_slices[1]], x, inner_means, work, is_complete)
     if job.refinement is not None:
         assert not isinstance(job.fine, SubcellGrid)
-        fine_rows, fine_columns = rows.held.fine_cells(factor_y), columns.held.fine_cells(factor_x)
-        closed = columns.held.whole and job.fine.x.periodic
+        fine_rows, fine_columns = rows.refinement.fine_cells(factor_y), columns.refinement.fine_cells(factor_x)
+        closed = columns.refinement.is_whole and job.fine.x.periodic
         spacing = job.refinement.spacing.window(fine_rows, fine_columns, closed)
-        orography = work.fixed["orog"][fine_slices] if "orog" in work.statics else None
-        bounds = _feasible_bounds(held_means, job)
+        orography = work.device_statics["orog"][fine_slices] if "orog" in work.statics else None
+        bounds = _feasible_bounds(inner_means, job)
         fine = job.refinement(fine, x, orography, cells, fine_rows, spacing, bounds)
-    return fine[..., rows.own.inside(rows.held, factor_y), columns.own.inside(columns.held, factor_x)]
+    return fine[..., rows.core.slice_in(rows.refinement, factor_y), columns.core.slice_in(columns.refinement, factor_x)]
 
 
-def _feasible_bounds(seen: NDArray[Any], job: Job) -> tuple[Bound, Bound]:
+def _feasible_bounds(coarse_values: NDArray[Any], job: Job) -> tuple[Bound, Bound]:
     """Return the bounds widened to the coarse values that violate them (those cells have a warning)."""
-    (low, high), finite = job.bounds, seen[np.isfinite(seen)]
+    (low, high), finite = job.bounds, coarse_values[np.isfinite(coarse_values)]
     return (
         None if low is None else min(low, float(finite.min(initial=np.inf))),
         None if high is None else max(high, float(finite.max(initial=-np.inf))),
     )
 
 
-def _constrained(fine: Tensor, x: Tensor, seen: NDArray[Any], work: Work, whole: bool) -> Tensor:
+def _constrain(fine: Tensor, x: Tensor, coarse_values: NDArray[Any], work: BlockWork, is_complete: bool) -> Tensor:
     job, rows, columns, cells = work.job, work.rows, work.columns, work.cells
     if job.conserve is None:
         return fine
-    mask = None if whole else torch.isfinite(fine)
+    mask = None if is_complete else torch.isfinite(fine)
     cells = cells if mask is None or bool(mask.all()) else cells.apply_mask(mask)
     if job.bounds == (None, None):
         # Also for conservative operators: their rounding scales with the neighbours' values, which exceeds the rounding
         # of a cell with much smaller values.
         return additive(fine, x, cells)
     low, high = job.limits
-    out_of_bounds = (seen < low) | (seen > high)
+    out_of_bounds = (coarse_values < low) | (coarse_values > high)
     if not out_of_bounds.any():
         # Some upsamplers impose both themselves.
-        is_done = job.capabilities.satisfies_constraints and "terrain" not in work.statics
-        return fine if is_done else bounded(fine, x, cells, job.bounds)
-    own_cells = (..., rows.own.inside(rows.held), columns.own.inside(columns.held))
-    if out_of_bounds[own_cells].any():
-        report_infeasible(out_of_bounds[own_cells], seen[own_cells], job, rows, columns)
+        is_constrained = job.capabilities.satisfies_constraints and "terrain" not in work.statics
+        return fine if is_constrained else bounded(fine, x, cells, job.bounds)
+    core_cells = (..., rows.core.slice_in(rows.refinement), columns.core.slice_in(columns.refinement))
+    if out_of_bounds[core_cells].any():
+        report_infeasible(out_of_bounds[core_cells], coarse_values[core_cells], job, rows, columns)
     # Conservation has priority over bounds: such a cell is filled with its coarse value.
     is_infeasible = infeasible(x, low, high)
     inner = bounded(fine, torch.where(is_infeasible, torch.clamp(x, low, high), x), cells, job.bounds)

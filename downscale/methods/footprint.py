@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downscale.deconvolution.weights import Instrument
-from downscale.engine.checks import finite_or_missing
-from downscale.engine.device import Lane, pick_device
+from downscale.engine.checks import replace_infinite
+from downscale.engine.device import DeviceTransfer, pick_device
 from downscale.engine.job import Job
 from downscale.errors import ConservationError
 
@@ -29,14 +29,14 @@ class FootprintWork:
     def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return (..., n_fine_y, n_fine_x) for (..., n_y, n_x)."""
         job = self.job
-        maps = finite_or_missing(np.asarray(values), job.name, job.check).reshape(-1, *job.coarse.shape)
-        lane = Lane(pick_device(job.device))
+        maps = replace_infinite(np.asarray(values), job.name, job.check).reshape(-1, *job.coarse.shape)
+        transfer = DeviceTransfer(pick_device(job.device))
         fine = np.full((len(maps), *job.fine.shape), np.nan, job.dtype)
         for index, field in enumerate(maps):
-            self._one(field.astype(np.float64), fine[index], lane)
+            self._one(field.astype(np.float64), fine[index], transfer)
         return fine.reshape(*values.shape[:-2], *job.fine.shape)
 
-    def _one(self, coarse: NDArray[np.float64], out: NDArray[Any], lane: Lane) -> None:
+    def _one(self, coarse: NDArray[np.float64], out: NDArray[Any], transfer: DeviceTransfer) -> None:
         from downscale.deconvolution.blur import find_blur
         from downscale.deconvolution.footprint import FootprintOperator, footprint_error
 
@@ -47,18 +47,18 @@ class FootprintWork:
         valid = valid if self.mask is None else valid & self.mask
         if not valid.any():
             return
-        x = lane.send(np.nan_to_num(coarse))
+        x = transfer.send(np.nan_to_num(coarse))
         operator = FootprintOperator(find_blur(self.instrument, valid, x), job.cells, self.order)
         fine = operator.solve(x)
         if job.bounds != (None, None):
             fine = operator.solve_within(fine, x, job.bounds)
-        field = lane.fetch(fine, np.dtype(np.float64))()
+        field = transfer.fetch(fine, np.dtype(np.float64))()
         out[valid] = (field * job.fine.cell_area if job.extensive else field).astype(job.dtype)[valid]
         if job.check == "skip":
             return
         stored = np.where(valid, out, 0.0).astype(np.float64)
         stored = stored / job.fine.cell_area if job.extensive else stored
-        self._judged(float(footprint_error(operator, lane.send(stored), x).max()), stored[valid])
+        self._judged(float(footprint_error(operator, transfer.send(stored), x).max()), stored[valid])
 
     def _judged(self, error: float, stored: NDArray[np.float64]) -> None:
         """Warn, or raise an error, if the stored values violate the footprint averages or the bounds."""
@@ -102,15 +102,15 @@ def seen_through(data: Any, instrument: Instrument, device: str = "cpu") -> Any:
     from downscale.deconvolution.blur import find_blur
 
     def blurred(values: NDArray[Any]) -> NDArray[Any]:
-        lane = Lane(pick_device(device))
+        transfer = DeviceTransfer(pick_device(device))
         maps = np.asarray(values, np.float64).reshape(-1, *instrument.shape)
         images = np.full(maps.shape, np.nan)
         for index, map_values in enumerate(maps):
             valid = np.isfinite(map_values)
             if valid.any():
-                field = lane.send(np.where(valid, map_values, 0.0))
+                field = transfer.send(np.where(valid, map_values, 0.0))
                 image = find_blur(instrument, valid, field).forward(field)
-                images[index] = np.where(valid, lane.fetch(image, np.dtype(np.float64))(), np.nan)
+                images[index] = np.where(valid, transfer.fetch(image, np.dtype(np.float64))(), np.nan)
         return images.reshape(values.shape)
 
     if not isinstance(data, da.Array):

@@ -14,7 +14,7 @@ from downscale.api import plan_request
 from downscale.cf.coordinates import select
 from downscale.cf.horizontal import share_grids
 from downscale.check.self_validation import self_validation, terrain_penalty_values
-from downscale.engine.memory import READING
+from downscale.engine.memory import READING_BYTES
 from downscale.errors import OutputError
 from downscale.io.config import read_recipe
 from downscale.io.paths import OVERWRITE, check_netcdf, check_target, find_named_files, sources_of
@@ -90,7 +90,7 @@ def run(
         note = f"{blocks}, about {block_size(blocks, outcome.plan)} each"
         # A second file is open while blocks are cut from the input, and while they are merged (measured).
         fields = outcome.plan.variables.items()
-        variables = {name: replace(field, static_bytes=field.static_bytes + READING) for name, field in fields}
+        variables = {name: replace(field, static_bytes=field.static_bytes + READING_BYTES) for name, field in fields}
         outcome.plan = replace(outcome.plan, variables=variables, notes=(*outcome.plan.notes, note))
         choose_blocks(blocks, options)
     targets = {} if block is not None else _check_targets(recipe, overwrite or dry_run, resume, coarse, blocks)

@@ -17,8 +17,8 @@ from downscale.cf.kinds import is_categorical
 from downscale.cf.quantities import quantity_of
 from downscale.deconvolution.psf import pick_psf
 from downscale.deconvolution.weights import Instrument
-from downscale.engine.checks import finite_or_missing
-from downscale.engine.device import Lane, pick_device
+from downscale.engine.checks import replace_infinite
+from downscale.engine.device import DeviceTransfer, pick_device
 from downscale.errors import InputError, OptionError, listing
 from downscale.methods.footprint import seen_through, whole_maps
 from downscale.options import option
@@ -210,7 +210,7 @@ def _blur_variable(variable: xr.DataArray, plan: DeconvolutionPlan, device: str)
     array = variable.transpose(..., *plan.dims)
     area = plan.instrument.area if quantity_of(variable) == "extensive" else None
     data = xr.apply_ufunc(
-        finite_or_missing, array, kwargs={"name": variable.name}, dask="parallelized", output_dtypes=[array.dtype]
+        replace_infinite, array, kwargs={"name": variable.name}, dask="parallelized", output_dtypes=[array.dtype]
     ).data
     blurred = seen_through(data if area is None else data / area, plan.instrument, device)
     blurred = (blurred if area is None else blurred * area).astype(result_type(variable.dtype))
@@ -291,15 +291,15 @@ def _deconvolve_maps(
     from downscale.deconvolution.blur import find_blur
 
     shape, cell = plan.instrument.shape, 1.0 if area is None else area
-    maps = finite_or_missing(np.asarray(values), name).reshape(-1, *shape)
-    lane = Lane(pick_device(device))
+    maps = replace_infinite(np.asarray(values), name).reshape(-1, *shape)
+    transfer = DeviceTransfer(pick_device(device))
     fine, choices = np.full(maps.shape, np.nan, dtype), np.full((len(maps), len(MAP_PARAMETERS)), np.nan)
     for index, map_values in enumerate(maps):
         valid = np.isfinite(map_values)
         if valid.any():
-            data = lane.send(np.where(valid, map_values, 0.0) / cell)
+            data = transfer.send(np.where(valid, map_values, 0.0) / cell)
             solution = plan.method(data, find_blur(plan.instrument, valid, data))
-            field = lane.fetch(solution.field, np.dtype(np.float64))() * cell
+            field = transfer.fetch(solution.field, np.dtype(np.float64))() * cell
             fine[index] = np.where(valid, field, np.nan)
             choices[index] = [getattr(solution, key) for key in MAP_PARAMETERS]
     return fine.reshape(values.shape), choices.reshape(*values.shape[: values.ndim - len(shape)], len(MAP_PARAMETERS))

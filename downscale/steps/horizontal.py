@@ -20,7 +20,7 @@ from downscale.engine.memory import (
     CORNER_COPIES,
     POLYGON_COPIES,
     POSITION_COPIES,
-    Beside,
+    ExtraMemory,
 )
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.subcells import SubcellGrid
@@ -54,7 +54,7 @@ def fine_variable(variable: xr.DataArray, job: Job, map_plan: MapPlan) -> xr.Var
     data = fit_chunks(array.data, job, other_memory(variable, job, map_plan))
     statics = _block_statics(job, map_plan)
     numbers = numbers_of(array) if job.capabilities.with_noise is not None else None
-    has_inputs = numbers is not None or (job.inputs > 1 and map_plan.model is not None)
+    has_inputs = numbers is not None or (job.input_count > 1 and map_plan.model is not None)
     inputs = inputs_of(array, data, map_plan.model, numbers) if has_inputs else data
     fine = apply(job, inputs, statics)
     if request.conserve == "total" and not _conserves_total(job, map_plan):
@@ -82,13 +82,14 @@ def static_names(job: Job, map_plan: MapPlan) -> frozenset[str]:
     return frozenset(names | ({"terrain"} if has_orog and map_plan.lapse_rate is not None else set()))
 
 
-def other_memory(array: xr.DataArray, job: Job, map_plan: MapPlan) -> Beside:
+def other_memory(array: xr.DataArray, job: Job, map_plan: MapPlan) -> ExtraMemory:
     """Return the memory that a run holds besides the blocks of a variable, without reading values."""
     cells, chunk, reads_file = int(np.prod(job.fine.shape)), 0, False
     if array.chunks is not None:
         chunk = int(np.prod([max(sizes) for sizes in array.chunks])) * array.dtype.itemsize
         reads_file = "source" in array.encoding or any(map(_reads_file, array.data.dask.layers))
-    return Beside.of(cells, static_names(job, map_plan), _count_grid_copies(job, map_plan, cells), chunk, reads_file)
+    grid_copies = _count_grid_copies(job, map_plan, cells)
+    return ExtraMemory.of(cells, static_names(job, map_plan), grid_copies, chunk, reads_file)
 
 
 def _reads_file(layer: Any) -> bool:

@@ -10,12 +10,12 @@ import xarray as xr
 
 from downscale.cf.quantities import is_sign_unknown, variable_bounds
 from downscale.conservation.measures import default_tolerance
-from downscale.engine.job import Job, features_of
-from downscale.engine.memory import ALIVE, BATCH_VALUES, Beside, block_budget, features_budget
+from downscale.engine.job import Job, feature_bytes_of
+from downscale.engine.memory import BATCH_VALUES, BLOCKS_PER_WORKER, ExtraMemory, block_budget, feature_budget
 from downscale.errors import OptionError
 from downscale.request import Request
 
-NOTHING = Beside()
+NO_EXTRA = ExtraMemory()
 
 
 def job_settings(variable: xr.DataArray, name: str, request: Request, extensive: bool) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def job_settings(variable: xr.DataArray, name: str, request: Request, extensive:
         "check": request.setting("check"),
         "device": request.setting("device"),
         "na_thres": request.na_thres,
-        "tell_negative": is_sign_unknown(variable, name, request.bounds),
+        "warns_of_negatives": is_sign_unknown(variable, name, request.bounds),
     }
 
 
@@ -58,10 +58,10 @@ def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype("f4") if dtype.itemsize <= 2 else np.dtype("f8")
 
 
-def fit_chunks(data: Any, job: Job, other: Beside = NOTHING) -> Any:
+def fit_chunks(data: Any, job: Job, extra: ExtraMemory = NO_EXTRA) -> Any:
     """Return a lazy array in chunks whose fine fields stay within the budget of a block.
 
-    The leading dimensions are split first, then maps into bands of rows; ``other`` is the memory held besides.
+    The leading dimensions are split first, then maps into bands of rows; ``extra`` is the memory held besides.
     """
     if not isinstance(data, da.Array):
         return data
@@ -72,10 +72,10 @@ def fit_chunks(data: Any, job: Job, other: Beside = NOTHING) -> Any:
     band, features = _band(largest, job, rows)
     if band < largest[-2]:
         data, largest[-2] = data.rechunk({data.ndim - 2: band}), band
-    budget = block_budget(features, other.whole)
+    budget = block_budget(features, extra.run_bytes)
     for axis in range(data.ndim - 1 if rows else data.ndim - 2):
         maps, cells = np.prod(largest[:-2]), largest[-2] * largest[-1] * factor
-        excess = cells * (maps * job.dtype.itemsize + other.per_cell / ALIVE) / budget
+        excess = cells * (maps * job.dtype.itemsize + extra.bytes_per_cell / BLOCKS_PER_WORKER) / budget
         if excess <= 1:
             break
         pieces = min(int(np.ceil(excess)), _most_pieces(largest, axis, job))
@@ -87,12 +87,12 @@ def fit_chunks(data: Any, job: Job, other: Beside = NOTHING) -> Any:
 def _band(largest: list[int], job: Job, can_cut: bool) -> tuple[int, int]:
     """Return the rows of a band that leaves room for the features of a network, and the bytes of these features."""
     rows, columns = largest[-2:]
-    features, budget = features_of(job, BATCH_VALUES, (rows, columns)), features_budget()
+    features, budget = feature_bytes_of(job, BATCH_VALUES, (rows, columns)), feature_budget()
     if features <= budget or not can_cut:
         return rows, features
     halo_rows = _halo_rows(largest, job)
     band = min(max(budget * rows // features - halo_rows, halo_rows, 8), rows)
-    return band, features_of(job, BATCH_VALUES, (min(band + halo_rows, rows), columns))
+    return band, feature_bytes_of(job, BATCH_VALUES, (min(band + halo_rows, rows), columns))
 
 
 def _halo_rows(largest: list[int], job: Job) -> int:
