@@ -30,7 +30,14 @@ from downscale.metrics.response import equivariance, measure_response, plane, pr
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
 from downscale.nn.layers import HALVINGS, DilatedConv2d, GlobalAttention, Shuffle, WindowedAttention, convolution
 from downscale.nn.separable import operator
-from downscale.nn.upsampling import ConsistentShuffle, resize, shuffle, smooth_layers, sobolev, upsamplers
+from downscale.nn.upsampling import (
+    ConsistentShuffle,
+    resize_stage,
+    shuffle_stage,
+    smooth_layers,
+    sobolev_stage,
+    upsampling_layers,
+)
 from downscale.plot.style import new_figure
 
 WIDTH, PATCH, BATCH, EDGE, HALO = 16, 56, 16, 12, 16
@@ -108,7 +115,7 @@ class Small(nn.Module):
 
 def halved(name: str) -> Callable[[int], nn.Module]:
     """Halve and restore the number of cells, as encoders do; the result depends on the position of the field."""
-    return lambda width: nn.Sequential(HALVINGS[name](width, width), nn.SiLU(), resize(width, width, (2, 2)))
+    return lambda width: nn.Sequential(HALVINGS[name](width, width), nn.SiLU(), resize_stage(width, width, (2, 2)))
 
 
 def dilated(distance: int) -> Callable[[int], nn.Module]:
@@ -133,9 +140,9 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "plain ConvTranspose2d, k=5 s=2": lambda: Layer(plain(5)),
     "divisible kernel, k=4 s=2": lambda: Layer(plain(4)),
     "divisible kernel, k=6 s=2": lambda: Layer(plain(6)),
-    "resize, then convolution": lambda: Layer(lambda c, o: resize(c, o, (2, 2))),
+    "resize, then convolution": lambda: Layer(lambda c, o: resize_stage(c, o, (2, 2))),
     "pixel shuffle": lambda: Layer(raw_shuffle),
-    "pixel shuffle, ICNR": lambda: Layer(lambda c, o: shuffle(c, o, (2, 2))),
+    "pixel shuffle, ICNR": lambda: Layer(lambda c, o: shuffle_stage(c, o, (2, 2))),
     "pixel shuffle under the phase law": lambda: Layer(lambda c, o: ConsistentShuffle(c, o, (2, 2))),
     "ours: phase law": lambda: Layer(bound("random")),
     "ours: phase law, Sobolev": lambda: Layer(sobolev_layer),
@@ -143,13 +150,13 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
 WAYS: dict[str, Callable[[], nn.Module]] = {
     "plain ConvTranspose2d, k=5 s=2": lambda: Small(plain(5)),
     "divisible kernel, k=4 s=2": lambda: Small(plain(4)),
-    "resize, then convolution": lambda: Small(lambda c, o: resize(c, o, (2, 2))),
+    "resize, then convolution": lambda: Small(lambda c, o: resize_stage(c, o, (2, 2))),
     "pixel shuffle": lambda: Small(raw_shuffle),
-    "pixel shuffle, ICNR": lambda: Small(lambda c, o: shuffle(c, o, (2, 2))),
+    "pixel shuffle, ICNR": lambda: Small(lambda c, o: shuffle_stage(c, o, (2, 2))),
     "pixel shuffle under the phase law": lambda: Small(lambda c, o: ConsistentShuffle(c, o, (2, 2))),
     "ours: phase law": lambda: Small(bound("random")),
     "ours: phase law, Sobolev": lambda: Small(bound("sobolev"), base="sobolev"),
-    "ours: Sobolev on features, then convolution": lambda: Small(lambda c, o: sobolev(c, o, (2, 2))),
+    "ours: Sobolev on features, then convolution": lambda: Small(lambda c, o: sobolev_stage(c, o, (2, 2))),
 }
 CURES: dict[str, Callable[[], nn.Module]] = {
     "dilated after it, d=3": lambda: Small(plain(5), dilated(3)),
@@ -226,7 +233,7 @@ def train(network: Any, fine: np.ndarray, steps: int, roughness: float, seed: in
         error = network(torch.from_numpy(pooled(truth, factor))[:, None])[:, 0] - torch.from_numpy(truth)
         loss = (error[:, 8:-8, 8:-8] ** 2).mean()
         if roughness:
-            loss = loss + roughness * kernel_smoothness([each.layer.weight for each in upsamplers(network)])
+            loss = loss + roughness * kernel_smoothness([each.layer.weight for each in upsampling_layers(network)])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

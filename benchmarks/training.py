@@ -62,7 +62,7 @@ def calls_of(
     import torch
 
     from downscale.fields.aggregate import Aggregation
-    from downscale.nn.conv_transpose import baked
+    from downscale.nn.conv_transpose import freeze_kernels
     from downscale.nn.learned import Learned
     from downscale.nn.spec import ModelSpec, Variable
 
@@ -90,7 +90,7 @@ def calls_of(
         return float(loss.detach()) + float(next(model.parameters()).detach().reshape(-1)[0])
 
     # The forward pass of the engine, with precomputed kernels.
-    ready = baked(model).eval()
+    ready = freeze_kernels(model).eval()
 
     def use() -> float:
         with torch.no_grad(), mixed:

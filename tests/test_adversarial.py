@@ -19,7 +19,7 @@ import downscale
 from downscale.errors import InputError, OptionError, ShapeError
 from downscale.fields.gradient import Spacing
 from downscale.losses.adversarial import critic_loss, gradient_penalty, slope_cap
-from downscale.nn.adversarial import Critic, Generator, depth_of, evened, projection_field
+from downscale.nn.adversarial import Critic, Generator, blur_binomial, depth_of, projection_field
 from downscale.training.gan import GANSettings, GANTrainer, spread_of
 from downscale.training.relief import (
     decibels,
@@ -90,8 +90,8 @@ def test_no_checkerboard_is_built_in() -> None:
     assert phase_imbalance(maps) < 0.2
     # What is the same in all phases stays so, and a checkerboard of features is nothing after it.
     board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1
-    assert float(evened(board.expand(1, 1, 8, 8))[..., 1:-1, 1:-1].abs().max()) == 0
-    assert torch.equal(evened(torch.ones(1, 2, 8, 8)), torch.ones(1, 2, 8, 8))
+    assert float(blur_binomial(board.expand(1, 1, 8, 8))[..., 1:-1, 1:-1].abs().max()) == 0
+    assert torch.equal(blur_binomial(torch.ones(1, 2, 8, 8)), torch.ones(1, 2, 8, 8))
 
 
 @pytest.mark.parametrize("size", [0, 4, 12, 63])

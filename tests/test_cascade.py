@@ -115,7 +115,7 @@ def test_a_target_that_does_not_nest() -> None:
 def test_noise_of_an_octave_has_the_variance_that_it_says() -> None:
     for nodes, factor in (((2, 2), (4, 4)), ((4, 4), (4, 4)), ((2, 2), (3, 5)), ((2, 1), (4, 1)), ((2, 2), (8, 8))):
         octave, size = Octave(nodes, factor), (60, 60)
-        made = octave.noise(Noise(Draws()), 0, 0, (0, 0), size, None)
+        made = octave.sample(Noise(Draws()), 0, 0, (0, 0), size, None)
         cells = Aggregation(
             np.full(size[0] * factor[0], 1 / factor[0]), np.full(size[1] * factor[1], 1 / factor[1]), *factor
         )

@@ -144,7 +144,7 @@ def test_codes_are_whole_numbers_and_let_gradients_through(model: Path) -> None:
     assert codes.shape == (2, 1, 8, 12)
     assert torch.equal(codes / STEP, (codes / STEP).round())
     assert codes.abs().max() <= LEVELS * STEP
-    (codec.unfold(codes) ** 2).sum().backward()
+    (codec.decode(codes) ** 2).sum().backward()
     assert all(bool(p.grad.abs().sum() > 0) for p in codec.parameters())
 
 
@@ -156,14 +156,14 @@ def test_an_untrained_codec_with_all_waves_loses_only_its_rounding() -> None:
     detail = 0.3 * torch.randn(2, 2, 16, 24)
     detail = detail - torch.nn.functional.avg_pool2d(detail, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
     with torch.no_grad():
-        back = codec.unfold(codec(detail, torch.ones_like(detail)))
+        back = codec.decode(codec(detail, torch.ones_like(detail)))
     # Half a step of a root: an error that grows with the root of the coefficient.
     assert float((back - detail)[:, 0].std()) < 0.012
     assert float((back - detail)[:, 1].std()) < 0.03
     some = ModelSpec("residual", (4, 4), outputs, predictors=code.variables("tas")[:6], code=Code(6, 8))
     lossy = Codec(some)
     with torch.no_grad():
-        long = lossy.unfold(lossy(detail, torch.ones_like(detail)))
+        long = lossy.decode(lossy(detail, torch.ones_like(detail)))
     # Three of fifteen waves of white noise.
     assert float(long.var() / back.var()) == pytest.approx(0.2, abs=0.05)
 

@@ -24,9 +24,9 @@ from downscale.nn.layers import (
     Shuffle,
     WindowedAttention,
     attention,
+    coarsening_layer,
     convolution,
     coprime_dilation,
-    halving,
 )
 from downscale.nn.networks import build
 from downscale.nn.spec import ModelSpec, Variable
@@ -40,7 +40,7 @@ from downscale.nn.upsampling import (
     smooth_layers,
     start_alike,
     transposed_weight,
-    upsamplers,
+    upsampling_layers,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -139,7 +139,7 @@ def test_attention_is_an_option_of_a_model_and_the_whole_field_has_no_halo(name,
         "residual", (2, 2), (Variable("tas"),), options={"depth": 1, "width": 8, "attention": name, "window": 5}
     )
     network = build(spec)
-    assert (network.whole, network.halo) == (name == "global", halo)
+    assert (network.is_global, network.halo) == (name == "global", halo)
     assert network(torch.zeros(1, spec.coarse_channels, 7, 9), torch.zeros(1, spec.fine_channels, 14, 18)).shape[
         -2:
     ] == (14, 18)
@@ -175,7 +175,7 @@ def test_a_blurred_half_changes_less_when_the_field_moves():
 
 def test_an_unknown_pooling_is_refused():
     with pytest.raises(OptionError, match="'strided', 'blur', received 'max'"):
-        halving("max", 4, 4)
+        coarsening_layer("max", 4, 4)
 
 
 # Pixel shuffle
@@ -237,12 +237,12 @@ def test_a_repair_leaves_no_checkerboard_of_constants_and_smoother_kernels(name)
     with torch.no_grad():
         for weight in network.parameters():
             weight.add_(0.2 * torch.rand_like(weight))
-    found = list(upsamplers(network))
+    found = list(upsampling_layers(network))
     sums = [each.weight.sum((-2, -1)).clone() for each in found]
     told = smooth_layers(network, 0.5)
     assert len(found) == len(told) == 1
     assert told[0].after < told[0].before
-    for each, before in zip(upsamplers(network), sums, strict=True):
+    for each, before in zip(upsampling_layers(network), sums, strict=True):
         assert torch.allclose(each.weight.sum((-2, -1)), before, atol=1e-4)
     if name != "dilated":
         bare = network.layers[0]

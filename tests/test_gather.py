@@ -15,7 +15,7 @@ from downscale.errors import ShapeError
 from downscale.kernels.laws import project, same_padding
 from downscale.nn.conv_transpose import ConservativeConvTranspose2d
 from downscale.nn.edges import EDGES, default_edge, fold
-from downscale.nn.gather import AxisGeometry, gather, split, tap_range
+from downscale.nn.gather import AxisGeometry, gather, split_phases, tap_range
 
 LAWS = ["total", "phase", "cell", ("phase", "cell")]
 
@@ -101,7 +101,7 @@ def test_tap_range_is_the_range_of_offsets_that_meet_the_kernel(geometry):
 @given(axis, axis)
 def test_each_phase_holds_the_taps_that_its_definition_says(lat, lon):
     kernel = torch.randn(lat[0], lon[0])
-    phases = split(kernel, (lat[1], lon[1]), (lat[2], lon[2])).numpy()
+    phases = split_phases(kernel, (lat[1], lon[1]), (lat[2], lon[2])).numpy()
     expected = np.zeros(phases.shape, dtype=np.float32)
     first = tap_range(*lat)[0], tap_range(*lon)[0]
     for index in np.ndindex(*phases.shape):
@@ -119,7 +119,7 @@ def test_gathering_the_phases_is_a_transposed_convolution(geometry):
     kernel_size, stride, padding = geometry
     kernel, coarse = torch.randn(kernel_size).double(), torch.randn(6).double()
     fine = F.conv_transpose1d(coarse[None, None], kernel[None, None], stride=stride, padding=padding)[0, 0]
-    phases, first = split(kernel, (stride,), (padding,)), tap_range(*geometry)[0]
+    phases, first = split_phases(kernel, (stride,), (padding,)), tap_range(*geometry)[0]
     for n, value in enumerate(fine):
         q, r = divmod(n, stride)
         cells = [q - first - tap for tap in range(phases.shape[1])]
@@ -130,17 +130,17 @@ def test_gathering_the_phases_is_a_transposed_convolution(geometry):
 def test_left_out_padding_is_the_one_of_n_times_stride():
     kernel = torch.randn(7, 4)
     padding = same_padding(7, 2)[0], same_padding(4, 2)[0]
-    assert torch.equal(split(kernel, 2), split(kernel, 2, padding))
+    assert torch.equal(split_phases(kernel, 2), split_phases(kernel, 2, padding))
 
 
 def test_gradient_of_split():
     kernel = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda w: split(w, 2), kernel)
+    assert torch.autograd.gradcheck(lambda w: split_phases(w, 2), kernel)
 
 
 def test_split_refuses_a_stride_of_another_number_of_axes():
     with pytest.raises(ShapeError, match="kernel expected at least 2 axes"):
-        split(torch.randn(4), (2, 2))
+        split_phases(torch.randn(4), (2, 2))
 
 
 # Laws at the edge ----------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_which_law_each_edge_keeps(law, edge):
     layer = depthwise(law=law, padding_mode=edge)
     coarse = torch.randn(2, 3, 5, 6, dtype=torch.float64)
     violation = edge_violation(law, edge, layer, coarse)
-    if law in EDGES[edge].keeps:
+    if law in EDGES[edge].laws:
         assert violation < 1e-12
     else:
         assert violation > 1e-2
@@ -182,7 +182,7 @@ def test_mirror_symmetric_kernels_keep_their_law_under_reflect_and_fold(law, edg
 def test_default_edge_keeps_the_law(law):
     layer = depthwise(law=law)
     assert layer.padding_mode == (default_edge(layer.law),) * 2
-    assert set(layer.law) <= EDGES[layer.padding_mode[0]].keeps
+    assert set(layer.law) <= EDGES[layer.padding_mode[0]].laws
     coarse = torch.randn(1, 3, 4, 5, dtype=torch.float64)
     for name in layer.law:
         assert edge_violation(name, None, layer, coarse) < 1e-12

@@ -19,7 +19,7 @@ from downscale.kernels.imaging import (
     reference_kernel,
     response,
 )
-from downscale.nn.gather import split
+from downscale.nn.gather import split_phases
 
 FINE = np.linspace(-0.5, 0.5, 101)
 FACTORS = st.integers(2, 6)
@@ -77,7 +77,7 @@ def test_images_are_the_lines_of_a_real_transposed_convolution(kernel_size, fact
 @given(st.sampled_from(REFERENCES), FACTORS)
 def test_phases_are_the_fourier_transform_of_images(name, factor):
     kernel, nu = reference_kernel(name, factor), np.linspace(-0.5, 0.5, 9)
-    parts = split(torch.from_numpy(kernel.weights), (factor,), (kernel.padding,)).numpy()
+    parts = split_phases(torch.from_numpy(kernel.weights), (factor,), (kernel.padding,)).numpy()
     first = -kernel.padding // factor
     offsets = first + np.arange(parts.shape[1])
     plain = np.exp(-2j * np.pi * np.multiply.outer(nu, offsets)) @ parts.T

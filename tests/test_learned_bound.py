@@ -20,7 +20,7 @@ from downscale.engine.job import Job
 from downscale.errors import InputError, OptionError, ShapeError
 from downscale.fields.fill import fill_missing
 from downscale.grid.subcells import Subcells
-from downscale.nn.learned import Bound, Learned, Seen, cells_of
+from downscale.nn.learned import BoundModel, Learned, NetworkInputs, cells_of
 from downscale.nn.networks import NETWORKS
 from downscale.nn.separable import parts_of, sobolev_operator
 from downscale.nn.spec import ModelSpec, Variable
@@ -38,7 +38,7 @@ def job_of(up: Any, grid: Any, dtype: str = "float64", conserve: str | None = "c
     )  # fmt: skip
 
 
-def bound(spec: ModelSpec, grid: Any, seed: int = 0, double: bool = False) -> Bound:
+def bound(spec: ModelSpec, grid: Any, seed: int = 0, double: bool = False) -> BoundModel:
     model = awake(spec, seed)
     return (model.double() if double else model).bind(grid, parts_of(grid, spec.factor))
 
@@ -232,8 +232,8 @@ def test_several_variables_predictors_and_times_go_in_and_one_comes_out() -> Non
     for variable in (0, 1):
         up = model.bind(grid, parts_of(grid, FACTOR), variable)
         whole = fill_missing(x, torch.isnan(x), up.kernel.reach, closed=False)
-        seen = Seen(whole, up.kernel(whole, place_of(grid, FACTOR)), wind)
-        wanted = model(x, proposal, cells, wind, statics, clock, seen=seen).detach()
+        seen = NetworkInputs(whole, up.kernel(whole, place_of(grid, FACTOR)), wind)
+        wanted = model(x, proposal, cells, wind, statics, clock, network_inputs=seen).detach()
         assert isinstance(up, Upscaler)
         assert up.channels == 5
         assert up.spec.input_channels == ("tas", "pr", "uas", "day_of_year_sin", "day_of_year_cos")
@@ -292,9 +292,9 @@ def test_other_units_give_the_same_field() -> None:
     up = bound(spec_of("residual", FACTOR, constraint="additive", transform="linear"), grid)
     x, place = torch.from_numpy(maps_on(grid, 0.1)), place_of(grid, FACTOR)
     fine = up(x, place)
-    other = up.rescaled(((5 / 9, 255.3722222),))((x - 255.3722222) * 9 / 5, place)
+    other = up.with_scales(((5 / 9, 255.3722222),))((x - 255.3722222) * 9 / 5, place)
     torch.testing.assert_close(other * 5 / 9 + 255.3722222, fine, rtol=1e-9, atol=1e-6, equal_nan=True)
-    assert up.rescaled(((1.0, 0.0),)) is up
+    assert up.with_scales(((1.0, 0.0),)) is up
 
 
 def polar() -> Any:

@@ -65,7 +65,7 @@ GOOD: dict[str, Any] = ModelSpec("residual", (4, 4), (Variable("pr"),), statics=
 def test_angles_are_two_channels() -> None:
     spec = ModelSpec.from_dict({**GOOD, "encodings": ["hour"]})
     assert spec.static_channels == ("orog", "aspect_sin", "aspect_cos")
-    assert spec.clock_channels == ("hour_sin", "hour_cos")
+    assert spec.time_channels == ("hour_sin", "hour_cos")
     assert spec.laws == {"cell", "total"}
 
 

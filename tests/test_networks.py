@@ -10,7 +10,7 @@ from downscale.errors import OptionError, ShapeError
 from downscale.nn.layers import ResidualBlock, Shuffle, Unshuffle, activation, convolution
 from downscale.nn.networks import NETWORKS, ModuleNetwork, Network, build, options_of
 from downscale.nn.spec import ModelSpec, Variable
-from downscale.nn.upsampling import UPSAMPLINGS, Upsampling, conservative, prime_factors, stage_factors
+from downscale.nn.upsampling import UPSAMPLINGS, Upsampling, conservative_stage, prime_factors, stage_factors
 
 FACTORS = (2, 3, 4, 5, 6, 8, 10)
 SMALL = {
@@ -168,7 +168,7 @@ def test_a_module_that_sees_far_cells_needs_the_whole_field(module: nn.Module) -
             return self.module(coarse)
 
     made = ModuleNetwork(Alone(), (2, 1), (1, 1))
-    assert made.whole
+    assert made.is_global
     assert (made.spans, made.halo, made.reach(0)) == (None, None, 0)
 
 
@@ -244,7 +244,7 @@ def test_a_shuffle_starts_without_a_checkerboard(factor: tuple[int, int]) -> Non
 
 def test_a_conservative_stage_keeps_constants_at_every_moment() -> None:
     """Phase law, up to the gain of a pair of channels and up to the edge, before and after a step."""
-    layer = conservative(3, 2, (2, 3)).double()
+    layer = conservative_stage(3, 2, (2, 3)).double()
     step = torch.optim.SGD(layer.parameters(), lr=0.5)
     for _ in range(2):
         fine = layer(torch.ones(1, 3, 4, 5, dtype=torch.float64))

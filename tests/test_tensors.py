@@ -128,7 +128,7 @@ def test_compiled_it_is_the_same_for_any_number_of_maps(caplog):
     plain, fast = (up.layout(0, 0, (12, 16)) for _ in range(2))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fast.refined = compile_with_fallback(fast.refined)
+        fast.refine = compile_with_fallback(fast.refine)
         for maps in (1, 2, 3, 7):
             coarse = random_field((maps, 12, 16), maps, 0.1)
             assert_close(fast(coarse, True), plain(coarse, True))

@@ -51,7 +51,7 @@ class _OneInput:
         self.factor, self.halo = self.bound.factor, self.bound.halo
         self.multiple_of, self.laws = self.bound.multiple_of, self.bound.laws
         self.levels = [level_of(variable)[0] for variable in (*learned.spec.outputs, *learned.spec.predictors)]
-        self.levels += [0.0] * len(learned.spec.clock_channels)
+        self.levels += [0.0] * len(learned.spec.time_channels)
 
     def __call__(self, coarse: Tensor, place: Place) -> Tensor:
         if len(self.levels) == 1:
@@ -112,10 +112,10 @@ def _flat(spec: ModelSpec) -> dict[str, float]:
 
 def _layers(found: Diagnosis, learned: Learned) -> None:
     """Add the upsampling layers: sizes, constraints, images of their kernels."""
-    from downscale.nn.upsampling import upsamplers
+    from downscale.nn.upsampling import upsampling_layers
 
     rows, facts = [], []
-    for layer in upsamplers(learned):
+    for layer in upsampling_layers(learned):
         weight, coverage = layer.weight.double().cpu().numpy(), layer.coverage
         try:
             images = imaging(weight, layer.stride, layer.padding)

@@ -162,10 +162,10 @@ class DeviceTransfer:
             torch.cuda.empty_cache()
 
     def install(self, module: torch.nn.Module) -> torch.nn.Module:
-        """Return a module on the device; its function ``refined`` is compiled on a GPU."""
+        """Return a module on the device; its function ``refine`` is compiled on a GPU."""
         device_module = module.to(self.device, working_type(self.device))
         if self._fetch_stream is not None:
-            device_module.refined = compile_with_fallback(device_module.refined)  # type: ignore[assignment, arg-type]
+            device_module.refine = compile_with_fallback(device_module.refine)  # type: ignore[assignment, arg-type]
         return device_module
 
 

@@ -91,7 +91,7 @@ def bound_model(
     scales = tuple(scale_to(variable, inputs[variable.name]) for variable in (*spec.outputs, *spec.predictors))
     _require_own_code(learned, inputs)
     numbers = {name: i for i, name in enumerate(names[: len(spec.outputs)]) if name in wanted}
-    bound = {name: learned.bind(where.grid, target.parts, i).rescaled(scales) for name, i in numbers.items()}
+    bound = {name: learned.bind(where.grid, target.parts, i).with_scales(scales) for name, i in numbers.items()}
     return Model(spec, bound, inputs, _static_fields(spec, where, target, statics), learned)
 
 
@@ -253,7 +253,7 @@ def _clocks(spec: ModelSpec, array: xr.DataArray) -> list[xr.DataArray]:
             f"dimensions {listing(map(str, array.dims))}; add one"
         )
     values = clock_values(spec.encodings, time.values, time.size)
-    return [xr.DataArray(values[:, i], dims=time.dims, name=name) for i, name in enumerate(spec.clock_channels)]
+    return [xr.DataArray(values[:, i], dims=time.dims, name=name) for i, name in enumerate(spec.time_channels)]
 
 
 def _is_time(coordinate: xr.DataArray) -> bool:

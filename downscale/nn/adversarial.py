@@ -78,12 +78,12 @@ class _Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return refined and mixed features, normalised in each cell so that none diverges."""
-        x = F.leaky_relu(evened(self.up(x)), LEAK)
+        x = F.leaky_relu(blur_binomial(self.up(x)), LEAK)
         x = F.leaky_relu(self.mix(x), LEAK)
         return x * torch.rsqrt((x**2).mean(dim=1, keepdim=True) + 1e-8)
 
 
-def evened(x: Tensor) -> Tensor:
+def blur_binomial(x: Tensor) -> Tensor:
     """Return means with the weights 1, 2, 1 along each axis, which remove a checkerboard."""
     return F.avg_pool2d(F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)
 

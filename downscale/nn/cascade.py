@@ -35,10 +35,10 @@ MOST_SPREAD = 3.0
 # Default smoothing of fine fields: the mean over radar composites of five kinds.
 SMOOTHING, MOST_SMOOTHING = 0.9, 10.0
 # Largest factor of smooth corrections to cell means; beside dry cells the logarithm is unbounded.
-MOST_SMOOTHLY = 5.0
+MOST_CORRECTION = 5.0
 
 
-ONE = Draws()
+ONE_MEMBER = Draws()
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Cascade:
     cells: Aggregation
     positive: bool
     smoothing: float = SMOOTHING
-    draws: Draws = ONE
+    draws: Draws = ONE_MEMBER
     multiple_of = 1
     channels = 2
     variable = 0
@@ -109,11 +109,11 @@ class Cascade:
 
         numbers = _numbers(coarse[:, 1])
         # Members of one coarse map are adjacent and share everything except the noise.
-        first, index = _distinct([number // self.draws.members for number in numbers])
+        first, index = _find_distinct([number // self.draws.members for number in numbers])
         x = coarse[first, 0]
-        base, deviation, weights, cells = self._common(x, place)
+        base, deviation, weights, cells = self._shared_terms(x, place)
         noise = Noise(self.draws)
-        # Means over all cells where they are removed, over valid ones where they are met.
+        # Means of the noise are removed over all cells, means of the result are constrained over valid ones.
         valid_cells = cells.apply_mask(place.statics["mask"] > 0.5 if "mask" in place.statics else None)
         maps = base.new_empty((len(numbers), *base.shape[1:]))
         # Members are processed in turn, because neighbouring times share noise.
@@ -122,8 +122,8 @@ class Cascade:
             detail = deviation[i] * self._detail(noise, numbers[k], place, weights[:, i], cells)
             if self.positive:
                 fine, cell_means = base[i] * torch.exp(detail - 0.5 * deviation[i] ** 2), x[i].clamp_min(0)
-                fine = fine * torch.exp(self._smooth(_missed(fine, cell_means, valid_cells), place))
-                maps[k] = _scaled(fine, cell_means, valid_cells)
+                fine = fine * torch.exp(self._smooth(_log_ratio(fine, cell_means, valid_cells), place))
+                maps[k] = _scale_cells(fine, cell_means, valid_cells)
             else:
                 maps[k] = base[i] + (detail - self._smooth(cells.mean(detail), place))
         return maps
@@ -132,7 +132,7 @@ class Cascade:
         """Return the smooth fine field with given cell means, shapes (ny, nx) and (ny * fy, nx * fx)."""
         return self.kernel(cells[None], place)[0]
 
-    def _common(self, x: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor, Aggregation]:
+    def _shared_terms(self, x: Tensor, place: Place) -> tuple[Tensor, Tensor, Tensor, Aggregation]:
         """Return kernel field, standard deviation and octave weights of coarse maps, and their operator A."""
         import torch
 
@@ -158,7 +158,7 @@ class Cascade:
         size, period = cells.coarse_shape, self.kernel.grid.shape[1] if self.kernel.grid.x.periodic else None
         total = weights.new_zeros(cells.fine_shape)
         for i, octave in enumerate(self.octaves):
-            values = octave.noise(noise, number, i, (place.row, place.column), size, period)
+            values = octave.sample(noise, number, i, (place.row, place.column), size, period)
             total += weights[i] * weights.new_tensor(values)
         return total
 
@@ -182,11 +182,12 @@ class Octave:
     @cached_property
     def variance(self) -> float:
         """Variance of this noise after the smooth field of its means is removed."""
-        rows, columns = (_left(n, f, *w) for n, f, w in zip(self.nodes, self.factor, self.weights, strict=True))
+        axes = zip(self.nodes, self.factor, self.weights, strict=True)
+        rows, columns = (_residual_moments(nodes, factor, *weights) for nodes, factor, weights in axes)
         noise, covariance, smooth = rows * columns
         return max(float(noise - 2 * covariance + smooth), 1e-9)
 
-    def noise(
+    def sample(
         self, noise: Noise, number: int, octave: int, corner: tuple[int, int], size: tuple[int, int], period: int | None
     ) -> np.ndarray:
         """Return the noise of a map on the fine cells of ``size`` coarse cells that start at ``corner``."""
@@ -196,10 +197,10 @@ class Octave:
             circle = period * nodes if period is not None and axis == 1 else None
             windows.append(Window(corner[axis] * nodes - MARGIN, (corner[axis] + size[axis]) * nodes + MARGIN, circle))
         values = noise.at(number, octave, self.lifetime, *windows)
-        return _interpolated(_interpolated(values, self, 1, size[1]), self, 0, size[0])
+        return _interpolate(_interpolate(values, self, 1, size[1]), self, 0, size[0])
 
 
-def _interpolated(nodes: np.ndarray, octave: Octave, axis: int, size: int) -> np.ndarray:
+def _interpolate(nodes: np.ndarray, octave: Octave, axis: int, size: int) -> np.ndarray:
     """Return values on fine cells, interpolated from nodes along an axis."""
     (start, weights), step = octave.weights[axis], octave.nodes[axis]
     last = nodes.shape[1] if axis == 0 else 1
@@ -219,15 +220,16 @@ def _interpolated(nodes: np.ndarray, octave: Octave, axis: int, size: int) -> np
 def _spline(nodes: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
     """Return cubic B-spline weights of the nodes around each fine cell, and the first of these nodes."""
     # Nodes are centres of equal parts of the coarse cell. Lower-order splines are rougher between nodes than at them.
-    place = (np.arange(factor) + 0.5) * nodes / factor - 0.5
-    before = np.floor(place).astype(int)
-    offset = place - before
-    rest = 1 - offset
-    weights = [rest**3, 3 * offset**3 - 6 * offset**2 + 4, 3 * rest**3 - 6 * rest**2 + 4, offset**3]
+    position = (np.arange(factor) + 0.5) * nodes / factor - 0.5
+    before = np.floor(position).astype(int)
+    offset = position - before
+    complement = 1 - offset
+    middle = 3 * offset**3 - 6 * offset**2 + 4, 3 * complement**3 - 6 * complement**2 + 4
+    weights = [complement**3, *middle, offset**3]
     return before - 1, np.stack(weights, axis=1) / 6
 
 
-def _left(nodes: int, factor: int, start: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _residual_moments(nodes: int, factor: int, start: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return mean squares along an axis of equal cells: of noise n, of n times U A n, and of U A n."""
     noise = np.zeros((factor, nodes + 2 * MARGIN))
     for row, first, values in zip(noise, start, weights, strict=True):
@@ -244,17 +246,17 @@ def _left(nodes: int, factor: int, start: np.ndarray, weights: np.ndarray) -> np
     return np.array([(noise**2).sum(), (noise * central).sum(), (smooth**2).sum()]) / factor
 
 
-def _missed(fine: Tensor, x: Tensor, cells: Aggregation) -> Tensor:
+def _log_ratio(fine: Tensor, x: Tensor, cells: Aggregation) -> Tensor:
     """Return the logarithm of the ratio of coarse values to cell means, zero for zero values."""
     import torch
 
     mean = cells.mean(fine)
     positive = mean > 0
     ratio = torch.where(positive, x, torch.ones_like(x)) / torch.where(positive, mean, torch.ones_like(mean))
-    return torch.log(ratio.clamp(1 / MOST_SMOOTHLY, MOST_SMOOTHLY))
+    return torch.log(ratio.clamp(1 / MOST_CORRECTION, MOST_CORRECTION))
 
 
-def _scaled(fine: Tensor, x: Tensor, cells: Aggregation) -> Tensor:
+def _scale_cells(fine: Tensor, x: Tensor, cells: Aggregation) -> Tensor:
     """Return a non-negative field with its cells scaled to their coarse values."""
     from downscale.fields.conserve import multiplicative
 
@@ -269,15 +271,15 @@ def _numbers(channel: Tensor) -> list[int]:
     return [int(value) for value in channel[:, 0, 0].round().tolist()]
 
 
-def _distinct(keys: list[int]) -> tuple[list[int], list[int]]:
-    """Return the first index of each distinct key, and for every key the index of its distinct one."""
+def _find_distinct(keys: list[int]) -> tuple[list[int], list[int]]:
+    """Return the first index of each distinct key, and the position of every key among the distinct ones."""
     first: dict[int, int] = {}
-    places: list[int] = []
+    indices: list[int] = []
     for i, key in enumerate(keys):
         if key not in first:
-            first[key] = len(places)
-            places.append(i)
-    return places, [first[key] for key in keys]
+            first[key] = len(indices)
+            indices.append(i)
+    return indices, [first[key] for key in keys]
 
 
 def cascade(

@@ -48,12 +48,12 @@ def channels(
     cells: Aggregation,
     predictors: Tensor | None = None,
     statics: Tensor | None = None,
-    clock: Tensor | None = None,
+    time_features: Tensor | None = None,
     closed: bool = False,
     noise: tuple[Tensor, Tensor] | None = None,
 ) -> Channels:
     """Return the channels of a network; shapes as in :meth:`downscale.nn.learned.Learned.forward`."""
-    _check(spec, x, proposal, cells, predictors, statics, clock)
+    _check(spec, x, proposal, cells, predictors, statics, time_features)
     _check_noise(spec, cells, noise)
     fields = x if predictors is None or not spec.predictors else torch.cat([x, predictors.to(x)], dim=1)
     valid = torch.isfinite(fields)
@@ -62,9 +62,9 @@ def channels(
     all_linear = all(variable.transform == "linear" for variable in variables)
     scales = Scales(values, values) if all_linear else Scales.of(values, valid, closed)
     scaled = torch.cat([features(values, scales, i, variable) for i, variable in enumerate(variables)], dim=1)
-    coarse = [torch.where(_repeated(valid, variables), scaled, torch.zeros_like(scaled)), valid.to(x)]
-    if spec.clock_channels and clock is not None:
-        times = clock.to(x) if clock.ndim == 4 else clock.to(x)[..., None, None]
+    coarse = [torch.where(_repeat_features(valid, variables), scaled, torch.zeros_like(scaled)), valid.to(x)]
+    if spec.time_channels and time_features is not None:
+        times = time_features.to(x) if time_features.ndim == 4 else time_features.to(x)[..., None, None]
         coarse.append(times.expand(x.shape[0], -1, *x.shape[-2:]))
     finite = torch.isfinite(proposal)
     zero_filled = torch.where(finite, proposal, torch.zeros_like(proposal))
@@ -75,13 +75,13 @@ def channels(
     )
     fine = [torch.where(finite, scaled, torch.zeros_like(scaled)), finite.to(x)]
     if spec.static_channels and statics is not None:
-        fine.append(_scaled(spec, statics.to(x)).expand(x.shape[0], -1, *proposal.shape[-2:]))
+        fine.append(_scale_statics(spec, statics.to(x)).expand(x.shape[0], -1, *proposal.shape[-2:]))
     if noise is not None:
         coarse, fine = [*coarse, noise[0].to(x)], [*fine, noise[1].to(x)]
     return Channels(torch.cat(coarse, dim=1), torch.cat(fine, dim=1), units(values, scales, spec))
 
 
-def _repeated(valid: Tensor, variables: tuple[Variable, ...]) -> Tensor:
+def _repeat_features(valid: Tensor, variables: tuple[Variable, ...]) -> Tensor:
     """Return the mask of each variable, repeated for each of its features."""
     counts = [FEATURES[variable.transform] for variable in variables]
     return torch.cat([valid[:, i : i + 1].expand(-1, count, -1, -1) for i, count in enumerate(counts)], dim=1)
@@ -150,7 +150,7 @@ def units(values: Tensor, scales: Scales, spec: ModelSpec) -> Tensor:
     return torch.stack(factors, dim=1)
 
 
-def _scaled(spec: ModelSpec, statics: Tensor) -> Tensor:
+def _scale_statics(spec: ModelSpec, statics: Tensor) -> Tensor:
     """Return statics (B, S, ...) or (S, ...), scaled to order one, zero where missing."""
     scales = [STATIC_SCALES.get(name, 1.0) for name in spec.static_channels]
     scaled = statics / statics.new_tensor(scales)[:, None, None]
@@ -165,7 +165,7 @@ def _check(
     cells: Aggregation,
     predictors: Tensor | None,
     statics: Tensor | None,
-    clock: Tensor | None,
+    time_features: Tensor | None,
 ) -> None:
     (ny, nx), (rows, columns) = cells.coarse_shape, cells.fine_shape
     if (cells.factor_y, cells.factor_x) != spec.factor:
@@ -178,8 +178,8 @@ def _check(
         ("x", x, tuple(v.name for v in spec.outputs), [(batch, len(spec.outputs), ny, nx)]),
         ("proposal", proposal, tuple(v.name for v in spec.outputs), [(batch, len(spec.outputs), rows, columns)]),
         ("predictors", predictors, tuple(v.name for v in spec.predictors), [(batch, len(spec.predictors), ny, nx)]),
-        ("statics", statics, spec.static_channels, _with_batch(batch, len(spec.static_channels), rows, columns)),
-        ("clock", clock, spec.clock_channels, _clock_shapes(batch, len(spec.clock_channels), ny, nx)),
+        ("statics", statics, spec.static_channels, _static_shapes(batch, len(spec.static_channels), rows, columns)),
+        ("time_features", time_features, spec.time_channels, _time_shapes(batch, len(spec.time_channels), ny, nx)),
     ]
     for word, field, names, shapes in inputs:
         if names and (field is None or tuple(field.shape) not in shapes):
@@ -196,11 +196,11 @@ def _check_noise(spec: ModelSpec, cells: Aggregation, noise: tuple[Tensor, Tenso
             raise ShapeError(f"expected noise of {shape[0]} x {shape[1]} cells, received {tuple(field.shape)}")
 
 
-def _with_batch(batch: int, *sizes: int) -> list[tuple[int, ...]]:
+def _static_shapes(batch: int, *sizes: int) -> list[tuple[int, ...]]:
     return [sizes, (1, *sizes), (batch, *sizes)]
 
 
-def _clock_shapes(batch: int, *sizes: int) -> list[tuple[int, ...]]:
+def _time_shapes(batch: int, *sizes: int) -> list[tuple[int, ...]]:
     return [(batch, sizes[0]), (batch, *sizes)]
 
 
@@ -209,7 +209,7 @@ LEVELS, STEP = 127, 1 / 128
 # Largest coded coefficient, in standard deviations or multiples of the mean magnitude nearby.
 MOST_SPREADS = 4.0
 # Fraction of the largest coefficient below which steps are uniform; above it they grow with its root.
-EVEN = 1e-3
+LINEAR_FRACTION = 1e-3
 ACTIVATION = "silu"
 
 
@@ -242,21 +242,22 @@ class Codec(nn.Module):
             zero_init(convolution(code.width, code.channels, 1)),
         )  # fmt: skip
 
-    def forward(self, detail: Tensor, known: Tensor) -> Tensor:
+    def forward(self, detail: Tensor, valid: Tensor) -> Tensor:
         """Return the codes, (B, C, ny, nx), of dimensionless detail and its validity mask, (B, V, Y, X) each.
 
         Gradients pass through the rounding unchanged.
         """
         waves = functional.conv2d(detail, self.analysis / math.prod(self.factor), stride=self.factor)
-        learned = self.layers(torch.cat([squeezed(detail, EVEN), known], dim=1))
-        soft = (squeezed(waves / self.most, EVEN) + learned).clamp(-1, 1)
+        correction = self.layers(torch.cat([compress_range(detail, LINEAR_FRACTION), valid], dim=1))
+        soft = (compress_range(waves / self.most, LINEAR_FRACTION) + correction).clamp(-1, 1)
         codes = torch.round(soft * LEVELS) * STEP
         return codes + (soft - soft.detach())
 
-    def unfold(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Tensor) -> Tensor:
         """Return the detail of the codes alone, (B, V, Y, X): a transposed convolution of coefficients."""
         values = torch.where(torch.isfinite(codes), codes, torch.zeros_like(codes)) / (LEVELS * STEP)
-        return functional.conv_transpose2d(unsqueezed(values, EVEN) * self.most, self.synthesis, stride=self.factor)
+        waves = expand_range(values, LINEAR_FRACTION) * self.most
+        return functional.conv_transpose2d(waves, self.synthesis, stride=self.factor)
 
 
 def cosines(outputs: int, factor: tuple[int, int], channels: int) -> tuple[Tensor, list[int]]:
@@ -280,26 +281,26 @@ def cosines(outputs: int, factor: tuple[int, int], channels: int) -> tuple[Tenso
 
 
 def _wave(order: int, size: int) -> Tensor:
-    places = torch.cos(math.pi * order * (torch.arange(size) + 0.5) / size)
-    return places * (2**0.5 if order else 1.0)
+    wave = torch.cos(math.pi * order * (torch.arange(size) + 0.5) / size)
+    return wave * (2**0.5 if order else 1.0)
 
 
-def squeezed(values: Tensor, even: float) -> Tensor:
-    """Return signed roots that are smooth at zero, with 1 mapped to 1: small values get more of the steps.
+def compress_range(values: Tensor, linear: float) -> Tensor:
+    """Return signed roots, linear near zero and equal to one at one, so that small values get more of the steps.
 
     Examples
     --------
     >>> x = torch.linspace(-1, 1, 9)
-    >>> torch.allclose(unsqueezed(squeezed(x, 1e-3), 1e-3), x, atol=1e-6)
+    >>> torch.allclose(expand_range(compress_range(x, 1e-3), 1e-3), x, atol=1e-6)
     True
     """
-    return values * ((1 + even) / (values.abs() + even)) ** 0.5
+    return values * ((1 + linear) / (values.abs() + linear)) ** 0.5
 
 
-def unsqueezed(roots: Tensor, even: float) -> Tensor:
-    """Return the inverse of :func:`squeezed`."""
-    root = roots.abs() / (1 + even) ** 0.5
-    return roots.sign() * root * (root + (root**2 + 4 * even) ** 0.5) / 2
+def expand_range(roots: Tensor, linear: float) -> Tensor:
+    """Return the inverse of :func:`compress_range`."""
+    root = roots.abs() / (1 + linear) ** 0.5
+    return roots.sign() * root * (root + (root**2 + 4 * linear) ** 0.5) / 2
 
 
 def detail_of(

@@ -1,6 +1,6 @@
 """Learnable transposed convolution with conservation constraints on its kernels.
 
-Conservation up to the edge, for every constrained kernel (``EDGES[mode].keeps``):
+Conservation up to the edge, for every constrained kernel (``EDGES[mode].laws``):
 
 ========  =====  =====  ====
 mode      total  phase  cell
@@ -43,7 +43,7 @@ from downscale.kernels.laws import (
 from downscale.kernels.simplices import project_nonnegative, simplex_groups
 from downscale.kernels.sobolev import axis_weights
 from downscale.nn.edges import default_edge, edge_names
-from downscale.nn.gather import AxisGeometry, gather, pair, tap_range
+from downscale.nn.gather import AxisGeometry, gather, size_pair, tap_range
 
 
 class KernelPlan(NamedTuple):
@@ -118,10 +118,10 @@ INITS: dict[str, Callable[[KernelPlan, tuple[int, int]], Tensor]] = {
 Originals = Tensor | tuple[Tensor, Tensor]
 
 # Fraction of the uniform kernel in a non-negative initial kernel, because a weight at zero would not learn.
-_EVEN_SHARE = 0.01
+_UNIFORM_FRACTION = 0.01
 
 
-class LawBound(nn.Module):
+class KernelConstraint(nn.Module):
     """Base of the parametrisations: the spatial kernel of each pair of channels satisfies a constraint, up to its gain.
 
     Weights have shape (in, out, kh, kw). With ``free_gain`` each pair of channels has a learnable gain ``g`` of any
@@ -142,26 +142,26 @@ class LawBound(nn.Module):
         self.shape = tuple(shape)
         self.geometry = kernel_geometry(self.shape[2:], stride, padding)
         self.free_gain = free_gain
-        self._hold(torch.empty(0, device=device).device)
+        self._register_constants(torch.empty(0, device=device).device)
 
     def _constants(self) -> dict[str, NDArray[Any]]:
         """Return the arrays to store as buffers."""
         raise NotImplementedError
 
-    def _hold(self, device: torch.device) -> None:
+    def _register_constants(self, device: torch.device) -> None:
         # Apple's devices have no float64.
         float_type = torch.float32 if device.type == "mps" else torch.float64
         for name, array in self._constants().items():
             dtype = float_type if array.dtype.kind == "f" else torch.int64
             self.register_buffer(name, torch.tensor(array, dtype=dtype, device=device), persistent=False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LawBound:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KernelConstraint:
         """Follow a move to another device but not a change of type, so that `layer.half()` keeps constraints exact."""
         super()._apply(fn, recurse)
-        self._hold(next(self.buffers()).device)
+        self._register_constants(next(self.buffers()).device)
         return self
 
-    def _checked(self, weight: Tensor) -> Tensor:
+    def _require_shape(self, weight: Tensor) -> Tensor:
         if tuple(weight.shape) != self.shape:
             raise ShapeError(
                 f"weight expected shape {self.shape}, received {tuple(weight.shape)}: "
@@ -174,7 +174,7 @@ class LawBound(nn.Module):
         return f"law={self.law}, free_gain={self.free_gain}"
 
 
-class AffineLaw(LawBound):
+class AffineLaw(KernelConstraint):
     """Weights of any sign: the least-squares projection of free parameters onto the constrained kernels.
 
     ``weight = P original + g C^+ b`` with ``P = I - C^+ C``.  The map is linear, so that a gain may cross zero.
@@ -203,7 +203,7 @@ class AffineLaw(LawBound):
 
     def right_inverse(self, weight: Tensor) -> Originals:
         """Return parameters of the constrained weight nearest to ``weight`` (least squares)."""
-        weight = self._checked(weight)
+        weight = self._require_shape(weight)
         if not self.free_gain:
             return self.forward(weight)
         gain = weight.flatten(-2).type(self.least.dtype) @ self.least / (self.least @ self.least)
@@ -214,7 +214,7 @@ class AffineLaw(LawBound):
         return project(kernel, self.law, *self.geometry[1:])
 
 
-class SimplexLaw(LawBound):
+class SimplexLaw(KernelConstraint):
     """Non-negative kernels: a softmax over each simplex of the constraint (`simplex_groups`), times the gain.
 
     total: all weights; phase: the weights of each phase; cell: the central block, other weights being exactly zero.
@@ -251,7 +251,7 @@ class SimplexLaw(LawBound):
 
         A free gain is the sum of the weights over ``prod(stride)``.  Zero weights are replaced by the rounding unit.
         """
-        wide = self._checked(weight).type(self.used.dtype)
+        wide = self._require_shape(weight).type(self.used.dtype)
         gain = wide.sum((-2, -1)) / prod(self.geometry[1])
         if self.free_gain:
             wide = torch.where(gain == 0, 0.0, 1 / gain)[..., None, None] * wide
@@ -262,7 +262,7 @@ class SimplexLaw(LawBound):
     def nearest(self, kernel: Tensor) -> Tensor:
         """Return an initial kernel near an arbitrary one, without zeros among the learnable weights."""
         uniform = project_nonnegative(torch.zeros_like(kernel), self.law, *self.geometry[1:])
-        return torch.lerp(project_nonnegative(kernel, self.law, *self.geometry[1:]), uniform, _EVEN_SHARE)
+        return torch.lerp(project_nonnegative(kernel, self.law, *self.geometry[1:]), uniform, _UNIFORM_FRACTION)
 
 
 SIGNS: dict[str, type[AffineLaw] | type[SimplexLaw]] = {"any": AffineLaw, "nonnegative": SimplexLaw}
@@ -360,20 +360,20 @@ class ConservativeConvTranspose2d(nn.Module):
         _check_channels(in_channels, out_channels, groups)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.law = law_names(law)
-        self.sign = _known("sign", sign, SIGNS)
-        self.init = _known("init", init, INITS)
+        self.sign = _require_known("sign", sign, SIGNS)
+        self.init = _require_known("init", init, INITS)
         depthwise = groups == in_channels == out_channels
-        self.gain = _known("gain", gain or ("one" if depthwise else "free"), GAINS)
+        self.gain = _require_known("gain", gain or ("one" if depthwise else "free"), GAINS)
         _check_gain(self.gain, in_channels, groups, bias)
         self.padding_mode = edge_names(padding_mode or default_edge(self.law))
         self.order = order
         self._axes = _axes(kernel_size, stride, padding, output_padding, self.padding_mode)
         warn_of_uneven(self.kernel_size, self.stride)
         shape = (in_channels, out_channels // groups, *self.kernel_size)
-        bound = SIGNS[sign](self.law, shape, self.stride, self.padding, GAINS[self.gain], device)
+        constraint = SIGNS[sign](self.law, shape, self.stride, self.padding, GAINS[self.gain], device)
         self.weight = nn.Parameter(torch.zeros(shape, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(out_channels, device=device, dtype=dtype)) if bias else None
-        parametrize.register_parametrization(self, "weight", bound)
+        parametrize.register_parametrization(self, "weight", constraint)
         self.reset_parameters()
 
     @property
@@ -397,7 +397,7 @@ class ConservativeConvTranspose2d(nn.Module):
         return self._axes[0].output_padding, self._axes[1].output_padding
 
     @property
-    def _bound(self) -> Any:
+    def _parametrization(self) -> Any:
         """Parametrisation of the weight, with its parameters, in a list."""
         return cast(Any, self.parametrizations).weight
 
@@ -405,14 +405,14 @@ class ConservativeConvTranspose2d(nn.Module):
     def gains(self) -> Tensor:
         """Gain of each pair of channels, shape (in, out // groups): one, or the learnable parameter."""
         if GAINS[self.gain]:
-            return self._bound.original1
-        return torch.ones_like(self._bound.original[..., 0, 0])
+            return self._parametrization.original1
+        return torch.ones_like(self._parametrization.original[..., 0, 0])
 
     def reset_parameters(self) -> None:
         """Reset to ``init``; free gains are random, such that the output varies as much as the input."""
         pairs = (self.in_channels, self.out_channels // self.groups)
         plan = KernelPlan(self.law, self.kernel_size, self.stride, self.padding, self.order)
-        kernel = self._bound[0].nearest(INITS[self.init](plan, pairs))
+        kernel = self._parametrization[0].nearest(INITS[self.init](plan, pairs))
         kernel = kernel * self._initial_gains(pairs)[..., None, None]
         with torch.no_grad():
             self.weight = torch.empty_like(self.weight).copy_(kernel)
@@ -449,9 +449,9 @@ class ConservativeConvTranspose2d(nn.Module):
         return f"{self.in_channels}, {self.out_channels}, {options}, bias={self.bias is not None}"
 
 
-def _known(word: str, name: str, table: Iterable[str]) -> str:
+def _require_known(option: str, name: str, table: Iterable[str]) -> str:
     if name not in table:
-        raise OptionError(f"{word} expected one of {listing(table)}, received {name!r}: choose one of these")
+        raise OptionError(f"{option} expected one of {listing(table)}, received {name!r}: choose one of these")
     return name
 
 
@@ -483,21 +483,21 @@ def _axes(
     kernel_size: Size, stride: Size, padding: Size | None, output_padding: Size | None, edges: tuple[str, str]
 ) -> tuple[AxisGeometry, AxisGeometry]:
     """Return the geometry along (lat, lon), with defaults for ``n * stride`` outputs."""
-    pads = (None, None) if padding is None else pair("padding", padding)
-    extra = (None, None) if output_padding is None else pair("output_padding", output_padding)
-    sizes = zip(pair("kernel_size", kernel_size), pair("stride", stride), pads, extra, edges, strict=True)
-    lat, lon = (_axis(*axis) for axis in sizes)
+    pads = (None, None) if padding is None else size_pair("padding", padding)
+    output_pads = (None, None) if output_padding is None else size_pair("output_padding", output_padding)
+    sizes, strides = size_pair("kernel_size", kernel_size), size_pair("stride", stride)
+    lat, lon = (_axis(*axis) for axis in zip(sizes, strides, pads, output_pads, edges, strict=True))
     return lat, lon
 
 
-def _axis(kernel_size: int, stride: int, padding: int | None, extra: int | None, edge: str) -> AxisGeometry:
+def _axis(kernel_size: int, stride: int, padding: int | None, output_padding: int | None, edge: str) -> AxisGeometry:
     if padding is None:
-        half, odd = divmod(kernel_size - stride + (extra or 0), 2)
-        padding = same_padding(kernel_size, stride)[0] if extra is None or odd or half < 0 else half
-    if extra is None:
-        extra = stride + 2 * padding - kernel_size
-        extra = extra if 0 <= extra <= max(stride - 1, 1) else 0
-    return AxisGeometry(kernel_size, stride, padding, extra, edge)
+        half, odd = divmod(kernel_size - stride + (output_padding or 0), 2)
+        padding = same_padding(kernel_size, stride)[0] if output_padding is None or odd or half < 0 else half
+    if output_padding is None:
+        output_padding = stride + 2 * padding - kernel_size
+        output_padding = output_padding if 0 <= output_padding <= max(stride - 1, 1) else 0
+    return AxisGeometry(kernel_size, stride, padding, output_padding, edge)
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -517,7 +517,7 @@ class FixedConvTranspose2d(nn.Module):
         return gather(coarse, self.weight, self.bias, self.axes, self.groups)
 
 
-def baked(module: Module) -> Module:
+def freeze_kernels(module: Module) -> Module:
     """Return a copy for inference with kernels computed once; results are bit-identical."""
     fixed = copy.deepcopy(module).eval().requires_grad_(False)
     # Copies of a parametrised layer share its class: replace layers instead of removing parametrisations.

@@ -21,15 +21,15 @@ Extend = Callable[[Tensor, int, int, int], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Continuation of a field beyond an edge, and the constraints that kernels satisfy up to the edge (``keeps``).
+    """Continuation of a field beyond an edge, and the constraints that kernels satisfy up to the edge (``laws``).
 
-    ``extend(field, dim, start, stop)`` returns the cells ``start ... stop - 1`` of the extended field. With ``spills``
-    the fine field extends beyond the edge and is then folded back (`fold`).
+    ``extend(field, dim, start, stop)`` returns the cells ``start ... stop - 1`` of the extended field. With
+    ``overhangs`` the fine field extends beyond the edge and is then folded back (`fold`).
     """
 
     extend: Extend
-    spills: bool
-    keeps: frozenset[str]
+    overhangs: bool
+    laws: frozenset[str]
 
 
 def _tiles(start: int, stop: int, size: int) -> Iterator[tuple[int, int, int]]:
@@ -74,10 +74,10 @@ def fold(field: Tensor, dim: int, start: int, size: int) -> Tensor:
 
 
 EDGES: dict[str, Edge] = {
-    "zeros": Edge(_zeros, spills=False, keeps=frozenset({"cell"})),
-    "circular": Edge(_circular, spills=False, keeps=frozenset({"total", "phase", "cell"})),
-    "reflect": Edge(_reflect, spills=False, keeps=frozenset({"phase", "cell"})),
-    "fold": Edge(_zeros, spills=True, keeps=frozenset({"total", "cell"})),
+    "zeros": Edge(_zeros, overhangs=False, laws=frozenset({"cell"})),
+    "circular": Edge(_circular, overhangs=False, laws=frozenset({"total", "phase", "cell"})),
+    "reflect": Edge(_reflect, overhangs=False, laws=frozenset({"phase", "cell"})),
+    "fold": Edge(_zeros, overhangs=True, laws=frozenset({"total", "cell"})),
 }
 
 
@@ -134,8 +134,8 @@ class Frame:
 
         Levels of coarsening are aligned to cell (0, 0) of the world, whatever the position of the field.
         """
-        rows = _around(corner[0], shape[0], multiple, 0)
-        return cls(rows, _around(corner[1], shape[1], multiple, wrap if closed else 0), closed)
+        rows = _padding(corner[0], shape[0], multiple, 0)
+        return cls(rows, _padding(corner[1], shape[1], multiple, wrap if closed else 0), closed)
 
     def pad(self, field: Tensor, factor: tuple[int, int] = (1, 1)) -> Tensor:
         """Return the framed field, (B, C, ny * fy, nx * fx) for a field with ``factor`` cells per coarse cell."""
@@ -155,20 +155,21 @@ class Frame:
             columns.start * factor[1] : columns.stop * factor[1],
         ]
 
-    def core(self, framed: tuple[int, int]) -> tuple[slice, slice]:
-        """Return the position of the field among ``framed`` coarse cells."""
-        y, x = (slice(pads[0], size - pads[1]) for pads, size in zip((self.rows, self.columns), framed, strict=True))
+    def core(self, framed_shape: tuple[int, int]) -> tuple[slice, slice]:
+        """Return the position of the field among ``framed_shape`` coarse cells."""
+        pads = zip((self.rows, self.columns), framed_shape, strict=True)
+        y, x = (slice(before, size - after) for (before, after), size in pads)
         return y, x
 
 
-def _around(first: int, count: int, multiple: int, wrap: int) -> tuple[int, int]:
+def _padding(first: int, count: int, multiple: int, wrap: int) -> tuple[int, int]:
     """Return the cells to add before and after ``count`` cells that start at ``first``."""
     before = wrap + (first - wrap) % multiple
     after = wrap + (-(first + count + wrap)) % multiple
     return before, after
 
 
-def wrapped(field: Tensor, cells: int) -> Tensor:
+def wrap_columns(field: Tensor, cells: int) -> Tensor:
     """Return the field with some columns of the other end added at both ends."""
     extended: Tensor = EDGES["circular"].extend(field, -1, -cells, field.shape[-1] + cells)
     return extended
@@ -188,5 +189,5 @@ def _box(field: Tensor, radius: int, closed: bool) -> Tensor:
     side = 2 * radius + 1
     rows = F.avg_pool2d(field, (side, 1), stride=1, padding=(radius, 0))
     if closed:
-        return F.avg_pool2d(wrapped(rows, radius), (1, side), stride=1)
+        return F.avg_pool2d(wrap_columns(rows, radius), (1, side), stride=1)
     return F.avg_pool2d(rows, (1, side), stride=1, padding=(0, radius))

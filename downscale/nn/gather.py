@@ -40,7 +40,7 @@ def tap_range(kernel_size: int, stride: int, padding: int) -> tuple[int, int]:
     return -padding // stride, (kernel_size - 1 - padding) // stride
 
 
-def split(kernel: Tensor, stride: Size, padding: Size | None = None) -> Tensor:
+def split_phases(kernel: Tensor, stride: Size, padding: Size | None = None) -> Tensor:
     """Return the phases of a kernel of shape (..., kh, kw), shape (..., s_h, s_w, taps_h, taps_w).
 
     Entry ``[r, d - first]`` along an axis is ``w[s d + r + p]``, zero where that is outside the kernel, with
@@ -50,7 +50,7 @@ def split(kernel: Tensor, stride: Size, padding: Size | None = None) -> Tensor:
     Examples
     --------
     >>> import torch
-    >>> split(torch.tensor([1.0, 2.0, 3.0, 4.0]), (2,), (1,))
+    >>> split_phases(torch.tensor([1.0, 2.0, 3.0, 4.0]), (2,), (1,))
     tensor([[0., 2., 4.],
             [1., 3., 0.]])
     """
@@ -62,17 +62,17 @@ def split(kernel: Tensor, stride: Size, padding: Size | None = None) -> Tensor:
         before, taps = -first * step - pad, last - first + 1
         blocks += [taps, step]
         margins = [before, taps * step - size - before, *margins]
-    lead = kernel.ndim - len(axes)
-    table = F.pad(kernel, margins).reshape(*kernel.shape[:lead], *blocks)
-    return table.permute(*range(lead), *range(lead + 1, table.ndim, 2), *range(lead, table.ndim, 2))
+    count = kernel.ndim - len(axes)
+    table = F.pad(kernel, margins).reshape(*kernel.shape[:count], *blocks)
+    return table.permute(*range(count), *range(count + 1, table.ndim, 2), *range(count, table.ndim, 2))
 
 
-def pair(word: str, size: Size) -> tuple[int, int]:
+def size_pair(option: str, size: Size) -> tuple[int, int]:
     """Return sizes along (lat, lon) from one number or a pair."""
     sizes = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(sizes) != 2 or not all(isinstance(number, (int, np.integer)) for number in sizes):
         raise ShapeError(
-            f"{word} expected a whole number or a pair (lat, lon), received {size!r}: give one for each axis"
+            f"{option} expected a whole number or a pair (lat, lon), received {size!r}: give one for each axis"
         )
     return int(sizes[0]), int(sizes[1])
 
@@ -116,7 +116,7 @@ class AxisGeometry:
 
     def rows(self, cells: int) -> tuple[int, int]:
         """Return the range of coarse rows to refine, beyond the edge if the edge mode folds back."""
-        if EDGES[self.edge].spills:
+        if EDGES[self.edge].overhangs:
             first, last = tap_range(self.kernel_size, self.stride, self.padding)
             return first, cells + last
         return 0, -(-self.output_size(cells) // self.stride)
@@ -127,10 +127,10 @@ class AxisGeometry:
         first, last = tap_range(self.kernel_size, self.stride, self.padding)
         return start - last, stop - first
 
-    def trimmed(self, fine: Tensor, dim: int, cells: int) -> Tensor:
+    def trim(self, fine: Tensor, dim: int, cells: int) -> Tensor:
         """Return the fine field without the part beyond the edge, folded back if the mode does so."""
         size = self.output_size(cells)
-        if EDGES[self.edge].spills:
+        if EDGES[self.edge].overhangs:
             return fold(fine, dim, self.rows(cells)[0] * self.stride, size)
         return fine.narrow(dim, 0, size)
 
@@ -151,14 +151,14 @@ def gather(coarse: Tensor, weight: Tensor, bias: Tensor | None, axes: Sequence[A
         extended = EDGES[axis.edge].extend(extended, dim, *axis.window(coarse.shape[dim]))
     fine = interleave(F.conv2d(extended, phase_filters(weight, axes, groups), groups=groups), axes)
     for dim, axis in zip((-2, -1), axes, strict=True):
-        fine = axis.trimmed(fine, dim, coarse.shape[dim])
+        fine = axis.trim(fine, dim, coarse.shape[dim])
     fine = fine if bias is None else fine + bias[:, None, None]
     return fine if coarse.ndim == 4 else fine.squeeze(0)
 
 
 def phase_filters(weight: Tensor, axes: Sequence[AxisGeometry], groups: int) -> Tensor:
     """Return ``conv2d`` filters of all phases, shape (out * s_h * s_w, in // groups, taps_h, taps_w)."""
-    phases = split(weight, [axis.stride for axis in axes], [axis.padding for axis in axes]).flip(-2, -1)
+    phases = split_phases(weight, [axis.stride for axis in axes], [axis.padding for axis in axes]).flip(-2, -1)
     grouped = phases.unflatten(0, (groups, -1)).permute(0, 2, 3, 4, 1, 5, 6)
     return grouped.flatten(0, 3)
 

@@ -207,7 +207,7 @@ HALVINGS: dict[str, Callable[[int, int], nn.Module]] = {
 }
 
 
-def halving(name: str, width: int, out_width: int) -> nn.Module:
+def coarsening_layer(name: str, width: int, out_width: int) -> nn.Module:
     """Return the layer with this name that coarsens a map of even size by two."""
     if name not in HALVINGS:
         raise OptionError(f"expected pooling to be among {listing(HALVINGS)}, received {name!r}")

@@ -28,7 +28,7 @@ from downscale.fields.fill import fill_missing
 from downscale.fields.noise import Draws, Noise, Window, lifetime_of
 from downscale.grid.latlon import RectilinearGrid
 from downscale.nn.channels import LOCAL_RADIUS, WIDE_RADIUS, Channels, Codec, channels, detail_of
-from downscale.nn.conv_transpose import baked
+from downscale.nn.conv_transpose import freeze_kernels
 from downscale.nn.edges import Frame
 from downscale.nn.networks import ModuleNetwork, Network, build
 from downscale.nn.reach import Radii, axis_halo, open_halo
@@ -46,8 +46,8 @@ MOST_LOGIT = 4.0
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Input fields of the network with missing values filled, shapes as in ``forward``."""
+class NetworkInputs:
+    """Input fields of the network with missing values filled; shapes as in ``Learned.forward``."""
 
     x: Tensor
     proposal: Tensor
@@ -125,7 +125,7 @@ class Learned(nn.Module):
     @property
     def halo(self) -> tuple[int, int] | None:
         """Distance of coarse rows and columns that affect a fine cell on any grid; None for the whole field."""
-        if self.network.whole or self.network.spans is None:
+        if self.network.is_global or self.network.spans is None:
             return None
         rows, columns = (open_halo(spans, self.radii, self.spec.taps) for spans in self.network.spans)
         return rows, columns
@@ -148,13 +148,13 @@ class Learned(nn.Module):
         cells: Aggregation,
         predictors: Tensor | None = None,
         statics: Tensor | None = None,
-        clock: Tensor | None = None,
+        time_features: Tensor | None = None,
         constrain: bool = True,
         *,
         corner: tuple[int, int] = (0, 0),
         closed: bool = False,
         noise: tuple[Tensor, Tensor] | None = None,
-        seen: Seen | None = None,
+        network_inputs: NetworkInputs | None = None,
     ) -> Tensor:
         """Return fine fields, shape (B, V, ny * fy, nx * fx), in the units and the data type of ``x``.
 
@@ -170,8 +170,8 @@ class Learned(nn.Module):
             Further coarse variables; NaN where missing.
         statics : Tensor, shape (S, ny * fy, nx * fx) or (B, S, ...)
             Fine fields in the order of ``spec.static_channels``, in physical units.
-        clock : Tensor, shape (B, E) or (B, E, ny, nx)
-            Sines and cosines in the order of ``spec.clock_channels``.
+        time_features : Tensor, shape (B, E) or (B, E, ny, nx)
+            Sines and cosines in the order of ``spec.time_channels``.
         constrain : bool
             False leaves the constraint out, but the detail still has zero cell means. An event then gives logits
             instead of probabilities.
@@ -181,7 +181,7 @@ class Learned(nn.Module):
             Whether the columns close a circle.
         noise : (Tensor, Tensor), shapes (B, n, ny, nx) and (B, m, ny * fy, nx * fx)
             Independent numbers of mean zero and variance one, ``spec.noise`` channels, for ensemble models.
-        seen : Seen, optional
+        network_inputs : NetworkInputs, optional
             The same fields with missing values filled, for the network alone; by default it gets the unfilled fields.
 
         Raises
@@ -189,28 +189,30 @@ class Learned(nn.Module):
         ShapeError
             If a field is missing, or its channels or sizes are not those of the model.
         """
-        fields = Seen(x, proposal, predictors) if seen is None else seen
-        inputs = channels(self.spec, fields.x, fields.proposal, cells, fields.predictors, statics, clock, closed, noise)
+        fields = NetworkInputs(x, proposal, predictors) if network_inputs is None else network_inputs
+        inputs = channels(
+            self.spec, fields.x, fields.proposal, cells, fields.predictors, statics, time_features, closed, noise
+        )
         result = self.detail(inputs, corner, closed).to(x)
         # One check, on an input that carries no gradients.
         mask = torch.isfinite(proposal)
         valid = None if bool(mask.all()) else mask
         if self.spec.event is not None:
-            logit = _logit(proposal, _summed(result, self.spec.units), self.spec.event)
+            logit = _logit(proposal, _sum_units(result, self.spec.units), self.spec.event)
             slope, shift = self.calibration  # type: ignore[misc]
             return torch.sigmoid(slope * logit + shift) if constrain else logit
         if self.spec.constraint == "softmax":
-            z = _exponent(x, proposal, _summed(result, self.spec.units), cells)
+            z = _exponent(x, proposal, _sum_units(result, self.spec.units), cells)
         else:
-            detail = _summed(result * cells.broadcast_to_fine(inputs.units), self.spec.units)
+            detail = _sum_units(result * cells.broadcast_to_fine(inputs.units), self.spec.units)
             if self.spec.code is not None and predictors is not None:
                 first = [sum(self.spec.units[:i]) for i in range(len(self.spec.outputs))]
-                waves = self.codec.unfold(predictors[:, -self.spec.code.channels :].to(self.codec.synthesis))
+                waves = self.codec.decode(predictors[:, -self.spec.code.channels :].to(self.codec.synthesis))
                 detail = detail + waves.to(x) * cells.broadcast_to_fine(inputs.units[:, first])
-            z = _proposed(proposal, detail, cells, valid, self.spec)
+            z = _add_detail(proposal, detail, cells, valid, self.spec)
         if not constrain or self.spec.constraint == "none":
             return torch.exp(z) if self.spec.constraint == "softmax" else z
-        return self._constrained(z, x, cells, valid)
+        return self._constrain(z, x, cells, valid)
 
     def encode(self, target: Tensor, x: Tensor, proposal: Tensor, cells: Aggregation, closed: bool = False) -> Tensor:
         """Return the code of fine fields from a compressor, shape (B, C, ny, nx); NaN where coarse values are missing.
@@ -225,21 +227,21 @@ class Learned(nn.Module):
         codes: Tensor = self.codec(*detail_of(self.spec, target, x, proposal, cells, closed))
         return torch.where(torch.isfinite(x).all(dim=1, keepdim=True), codes, torch.nan)
 
-    def detail(self, given: Channels, corner: tuple[int, int] = (0, 0), closed: bool = False) -> Tensor:
+    def detail(self, inputs: Channels, corner: tuple[int, int] = (0, 0), closed: bool = False) -> Tensor:
         """Return the network's output for the channels, (B, sum(spec.units), ny * fy, nx * fx), in its data type."""
         network, factor = self.network, self.factor
         weight = next(network.parameters())
-        shape = (given.coarse.shape[-2], given.coarse.shape[-1])
+        shape = (inputs.coarse.shape[-2], inputs.coarse.shape[-1])
         wrap = network.reach(1) if closed else 0
         frame = Frame.of(shape, network.multiple_of, corner, closed, wrap)
-        coarse = frame.pad(given.coarse.to(weight.dtype))
-        fine = frame.pad(given.fine.to(weight.dtype), factor)
+        coarse = frame.pad(inputs.coarse.to(weight.dtype))
+        fine = frame.pad(inputs.fine.to(weight.dtype), factor)
         core = frame.core((coarse.shape[-2], coarse.shape[-1]))
         detail = frame.crop(network(coarse, fine, core), factor)
         # Not in training, where the network would compensate for it.
         return detail if self.training or self.spec.kept == 1 else detail * self.spec.kept
 
-    def bind(self, grid: Grid, parts: BothParts, variable: int = 0) -> Bound:
+    def bind(self, grid: Grid, parts: BothParts, variable: int = 0) -> BoundModel:
         """Return one output of the model on a grid, with the Sobolev kernel of that grid.
 
         Parameters
@@ -258,30 +260,30 @@ class Learned(nn.Module):
         """
         return bind(self, grid, parts, variable)
 
-    def _constrained(self, z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
+    def _constrain(self, z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None) -> Tensor:
         """Return the constrained fields, constrained one by one if bounds differ."""
         bounds = [variable.bounds for variable in self.spec.outputs]
         if self.spec.constraint != "bounded" or len(set(bounds)) == 1:
-            return _imposed(self.spec.constraint, z, x, cells, mask, bounds[0])
+            return _impose(self.spec.constraint, z, x, cells, mask, bounds[0])
         fields = [
-            _imposed("bounded", z[:, i : i + 1], x[:, i : i + 1], cells, _one(mask, i), bounds[i])
+            _impose("bounded", z[:, i : i + 1], x[:, i : i + 1], cells, _select_output(mask, i), bounds[i])
             for i in range(len(bounds))
         ]
         return torch.cat(fields, dim=1)
 
 
-def _one(mask: Tensor | None, index: int) -> Tensor | None:
+def _select_output(mask: Tensor | None, index: int) -> Tensor | None:
     return None if mask is None else mask[:, index : index + 1]
 
 
-def _summed(numbers: Tensor, counts: tuple[int, ...]) -> Tensor:
+def _sum_units(numbers: Tensor, counts: tuple[int, ...]) -> Tensor:
     """Return sums of the network's numbers for each output, (B, sum(counts), ...) -> (B, V, ...)."""
     if set(counts) == {1}:
         return numbers
     return torch.cat([part.sum(dim=1, keepdim=True) for part in numbers.split(counts, dim=1)], dim=1)
 
 
-def _proposed(proposal: Tensor, detail: Tensor, cells: Aggregation, mask: Tensor | None, spec: ModelSpec) -> Tensor:
+def _add_detail(proposal: Tensor, detail: Tensor, cells: Aggregation, mask: Tensor | None, spec: ModelSpec) -> Tensor:
     """Return ``U x + (I - S A) g``, NaN where the kernel result is missing."""
     if spec.constraint != "none":
         detail = detail - cells.broadcast_to_fine(cells.apply_mask(mask).mean(detail))
@@ -307,16 +309,18 @@ def _exponent(x: Tensor, proposal: Tensor, result: Tensor, cells: Aggregation) -
     return torch.where(torch.isfinite(proposal), log + result, proposal)
 
 
-def _imposed(name: str, z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None, bounds: Bounds) -> Tensor:
-    """Return constrained fields; a cell whose value violates the bounds keeps it, spread evenly."""
+def _impose(name: str, z: Tensor, x: Tensor, cells: Aggregation, mask: Tensor | None, bounds: Bounds) -> Tensor:
+    """Return constrained fields; a cell whose coarse value violates the bounds is filled with that value."""
     if name == "additive" or (name == "bounded" and bounds == (None, None)):
         return constraint("additive")(z, x, cells.apply_mask(mask))
     low = -torch.inf if bounds[0] is None else bounds[0]
     high = torch.inf if bounds[1] is None else bounds[1]
-    bad = infeasible(x, low, high)
-    inside = torch.where(bad, x.clamp(low, high), x)
-    inner = constraint(name)(z.clamp_min(0) if name == "multiplicative" else z, inside, cells.apply_mask(mask), bounds)
-    return torch.where(cells.broadcast_to_fine(bad), torch.where(torch.isnan(z), z, cells.broadcast_to_fine(x)), inner)
+    is_infeasible = infeasible(x, low, high)
+    clamped = torch.where(is_infeasible, x.clamp(low, high), x)
+    z = z.clamp_min(0) if name == "multiplicative" else z
+    constrained = constraint(name)(z, clamped, cells.apply_mask(mask), bounds)
+    uniform = torch.where(torch.isnan(z), z, cells.broadcast_to_fine(x))
+    return torch.where(cells.broadcast_to_fine(is_infeasible), uniform, constrained)
 
 
 # CPU convolutions copy their inputs and outputs into another memory order (measured).
@@ -328,8 +332,8 @@ class LiveBytes(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
-        self._seen: dict[int, weakref.ref[Any]] = {}
+        self.current = self.peak = 0
+        self._alive: dict[int, weakref.ref[Any]] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -343,16 +347,16 @@ class LiveBytes(TorchFunctionMode):
 
     def _count(self, storage: Any) -> None:
         key, size = id(storage), storage.nbytes()
-        if key in self._seen:
+        if key in self._alive:
             return
 
-        def gone(_: Any) -> None:
-            self.now -= size
-            del self._seen[key]
+        def release(_: Any) -> None:
+            self.current -= size
+            del self._alive[key]
 
-        self._seen[key] = weakref.ref(storage, gone)
-        self.now += size
-        self.peak = max(self.peak, self.now)
+        self._alive[key] = weakref.ref(storage, release)
+        self.current += size
+        self.peak = max(self.peak, self.current)
 
 
 def feature_bytes(network: Network, maps: int, shape: tuple[int, int]) -> int:
@@ -379,10 +383,10 @@ def feature_bytes(network: Network, maps: int, shape: tuple[int, int]) -> int:
 
 
 # Fine values per batch, on a CPU and on other devices: features need some hundred times the bytes.
-MOST_VALUES, MOST_ELSEWHERE = 500_000, 8_000_000
+MOST_VALUES, MOST_DEVICE_VALUES = 500_000, 8_000_000
 
 
-class Bound:
+class BoundModel:
     """One output of a learned model on a grid.
 
     Attributes
@@ -405,17 +409,17 @@ class Bound:
 
     def __init__(self, learned: Learned, kernel: Separable, cells: Aggregation, variable: int) -> None:
         # The copy contains the measured reach.
-        learned.network.whole  # noqa: B018
-        self.learned, self.kernel, self.cells, self.variable = baked(learned), kernel, cells, variable
+        learned.network.is_global  # noqa: B018
+        self.learned, self.kernel, self.cells, self.variable = freeze_kernels(learned), kernel, cells, variable
         self.spec: ModelSpec = learned.spec
         self.factor, self.laws = self.spec.factor, self.spec.laws
         self.channels = len(self.spec.input_channels) + self.spec.stochastic
         self.halo = self._halo()
         self.scales: tuple[tuple[float, float], ...] = ()
         self._lock = threading.Lock()
-        self._elsewhere: dict[torch.device, Learned] = {}
+        self._replicas: dict[torch.device, Learned] = {}
 
-    def rescaled(self, scales: tuple[tuple[float, float], ...]) -> Bound:
+    def with_scales(self, scales: tuple[tuple[float, float], ...]) -> BoundModel:
         """Return the same model for fields in other units.
 
         ``scales`` are the factor and offset from the units of each output and predictor to those of the model.
@@ -453,19 +457,19 @@ class Bound:
         InputError
             If a static is missing.
         """
-        fields = self._given(coarse)
+        fields = self._require_channels(coarse)
         if self.scales:
             # Double precision, so that conversion of units does not change a mean.
             fields = fields.to(torch.float64, copy=True)
             for i, (factor, offset) in enumerate(self.scales):
                 fields[:, i] = fields[:, i] * factor + offset
         statics = self._statics(place, fields)
-        learned = self._beside(fields)
+        learned = self._on_device(fields)
         cells = self._cells(place, fields)
-        limit = MOST_VALUES if fields.device.type == "cpu" else MOST_ELSEWHERE
+        limit = MOST_VALUES if fields.device.type == "cpu" else MOST_DEVICE_VALUES
         maps = max(limit // max(cells.fine_shape[0] * cells.fine_shape[1], 1), 1)
         with torch.no_grad():
-            pieces = [self._refined(learned, part, place, cells, statics) for part in fields.split(maps)]
+            pieces = [self._refine(learned, part, place, cells, statics) for part in fields.split(maps)]
         fine = torch.cat(pieces)
         if self.scales and self.spec.event is None:
             factor, offset = self.scales[self.variable]
@@ -477,40 +481,44 @@ class Bound:
         values = max(shape[0] * self.factor[0] * shape[1] * self.factor[1], 1)
         return feature_bytes(self.learned.network, min(maps, max(MOST_VALUES // values, 1)), shape)
 
-    def _refined(
-        self, learned: Learned, given: Tensor, place: Place, cells: Aggregation, statics: Tensor | None
+    def _refine(
+        self, learned: Learned, fields: Tensor, place: Place, cells: Aggregation, statics: Tensor | None
     ) -> Tensor:
-        given, noise = self._noise(given, place)
-        outputs, predictors = len(self.spec.outputs), len(self.spec.predictors)
-        x, others, clock = given.tensor_split([outputs, outputs + predictors], dim=1)
-        closed = bool(self.kernel.grid.x.periodic) and given.shape[-1] == self.kernel.grid.shape[1]
+        fields, noise = self._noise(fields, place)
+        output_count, predictor_count = len(self.spec.outputs), len(self.spec.predictors)
+        x, predictors, time_features = fields.tensor_split([output_count, output_count + predictor_count], dim=1)
+        closed = bool(self.kernel.grid.x.periodic) and fields.shape[-1] == self.kernel.grid.shape[1]
         proposal = self.kernel(x, place)
-        filled = self._seen(x, others, proposal, place, closed)
+        network_inputs = self._fill_inputs(x, predictors, proposal, place, closed)
         if "mask" in place.statics:
             proposal = proposal.masked_fill(place.statics["mask"].to(x) < 0.5, torch.nan)
-        fine = learned(x, proposal, cells, others, statics, clock, corner=(place.row, place.column), closed=closed,
-                       noise=noise, seen=filled)  # fmt: skip
+        fine = learned(
+            x, proposal, cells, predictors, statics, time_features, corner=(place.row, place.column), closed=closed,
+            noise=noise, network_inputs=network_inputs,
+        )  # fmt: skip
         return fine[:, self.variable]
 
-    def _seen(self, x: Tensor, others: Tensor, proposal: Tensor, place: Place, closed: bool) -> Seen:
+    def _fill_inputs(
+        self, x: Tensor, predictors: Tensor, proposal: Tensor, place: Place, closed: bool
+    ) -> NetworkInputs:
         """Return the inputs of the network, with missing values filled from neighbours.
 
         The network was trained on complete patches, so an edge of missing cells or a coast would act as a feature.
         """
-        fields, predictors = torch.cat([x, others], dim=1), others.shape[1]
+        fields, predictor_count = torch.cat([x, predictors], dim=1), predictors.shape[1]
         missing = ~torch.isfinite(fields)
         if not bool(missing.any()):
-            return Seen(x, proposal, others)
+            return NetworkInputs(x, proposal, predictors)
         fields = torch.where(missing, torch.nan, fields)
         fields = fill_missing(fields, missing, self.kernel.reach, closed, default=torch.nan)
-        filled, others = fields.tensor_split([fields.shape[1] - predictors], dim=1)
-        return Seen(filled, self.kernel(filled, place), others)
+        filled, predictors = fields.tensor_split([fields.shape[1] - predictor_count], dim=1)
+        return NetworkInputs(filled, self.kernel(filled, place), predictors)
 
-    def _noise(self, given: Tensor, place: Place) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def _noise(self, fields: Tensor, place: Place) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Return the coarse fields, and the noise of the model, if any."""
-        return given, None
+        return fields, None
 
-    def _given(self, coarse: Tensor) -> Tensor:
+    def _require_channels(self, coarse: Tensor) -> Tensor:
         if coarse.ndim == 3 and self.channels == 1:
             return coarse.unsqueeze(1)
         if coarse.ndim != 4 or coarse.shape[1] != self.channels:
@@ -520,35 +528,35 @@ class Bound:
             )
         return coarse
 
-    def _statics(self, place: Place, given: Tensor) -> Tensor | None:
+    def _statics(self, place: Place, fields: Tensor) -> Tensor | None:
         missing = [name for name in self.spec.static_channels if name not in place.statics]
         if missing:
             raise InputError(
                 f"expected the fine fields {listing(self.spec.static_channels)} for this model, received none of the "
                 f"name {missing[0]!r}; give orog= or sftlf= on the fine grid"
             )
-        fields = [torch.as_tensor(place.statics[name]).to(given) for name in self.spec.static_channels]
-        return torch.stack(fields) if fields else None
+        statics = [torch.as_tensor(place.statics[name]).to(fields) for name in self.spec.static_channels]
+        return torch.stack(statics) if statics else None
 
-    def _cells(self, place: Place, given: Tensor) -> Aggregation:
-        rows = np.arange(place.row, place.row + given.shape[-2])
-        columns = np.arange(place.column, place.column + given.shape[-1]) % self.kernel.grid.shape[1]
+    def _cells(self, place: Place, fields: Tensor) -> Aggregation:
+        rows = np.arange(place.row, place.row + fields.shape[-2])
+        columns = np.arange(place.column, place.column + fields.shape[-1]) % self.kernel.grid.shape[1]
         return self.cells.window(rows, columns)
 
-    def _beside(self, given: Tensor) -> Learned:
+    def _on_device(self, fields: Tensor) -> Learned:
         """Return the model on the device of the field; each device gets one copy on first use."""
-        if next(self.learned.parameters()).device == given.device:
+        if next(self.learned.parameters()).device == fields.device:
             return self.learned
         with self._lock:
-            if given.device not in self._elsewhere:
+            if fields.device not in self._replicas:
                 replica = copy.deepcopy(self.learned)
-                replica._apply(lambda weight: weight.to(device=given.device))
-                self._elsewhere[given.device] = replica
-            return self._elsewhere[given.device]
+                replica._apply(lambda weight: weight.to(device=fields.device))
+                self._replicas[fields.device] = replica
+            return self._replicas[fields.device]
 
     def _halo(self) -> tuple[int, int] | None:
         network, kernel, grid = self.learned.network, self.kernel, self.kernel.grid
-        if network.whole or network.spans is None:
+        if network.is_global or network.spans is None:
             return None
         axes = zip(network.spans, kernel.axes, self.factor, kernel.reach, (grid.y, grid.x), strict=True)
         y, x = (
@@ -558,7 +566,7 @@ class Bound:
         return y, x
 
 
-class Ensemble(Bound):
+class Ensemble(BoundModel):
     """One output of an ensemble model; the last input field is the number of the map.
 
     The noise of a cell depends only on seed, member, variable, position in the domain and time.
@@ -572,27 +580,27 @@ class Ensemble(Bound):
         ensemble.draws = draws
         return ensemble
 
-    def _noise(self, given: Tensor, place: Place) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        noise, numbers = Noise(self.draws), [int(n) for n in given[:, -1, 0, 0].round().tolist()]
+    def _noise(self, fields: Tensor, place: Place) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        noise, numbers = Noise(self.draws), [int(n) for n in fields[:, -1, 0, 0].round().tolist()]
         width = math.sqrt(float(np.mean(self.kernel.grid.cell_area)))
         levels = []
         for level, factors in enumerate(((1, 1), self.factor)):
-            windows = self._windows(given, place, factors)
-            life = lifetime_of(width / max(factors))
-            values = [[noise.at(number, (level + 1) * 1000 + i, life, *windows) for i in range(self.spec.noise[level])]
-                    for number in numbers]  # fmt: skip
-            shape = (len(numbers), self.spec.noise[level], *(window.last - window.first for window in windows))
-            levels.append(given.new_tensor(np.asarray(values, np.float64).reshape(shape)))
-        return given[:, :-1], (levels[0], levels[1])
+            windows = self._windows(fields, place, factors)
+            lifetime = lifetime_of(width / max(factors))
+            octaves = [(level + 1) * 1000 + i for i in range(self.spec.noise[level])]
+            values = [[noise.at(number, octave, lifetime, *windows) for octave in octaves] for number in numbers]
+            shape = (len(numbers), len(octaves), *(window.last - window.first for window in windows))
+            levels.append(fields.new_tensor(np.asarray(values, np.float64).reshape(shape)))
+        return fields[:, :-1], (levels[0], levels[1])
 
-    def _windows(self, given: Tensor, place: Place, factors: tuple[int, int]) -> tuple[Window, Window]:
+    def _windows(self, fields: Tensor, place: Place, factors: tuple[int, int]) -> tuple[Window, Window]:
         (fy, fx), grid = factors, self.kernel.grid
         period = grid.shape[1] * fx if grid.x.periodic else None
-        rows = Window(place.row * fy, (place.row + given.shape[-2]) * fy)
-        return rows, Window(place.column * fx, (place.column + given.shape[-1]) * fx, period)
+        rows = Window(place.row * fy, (place.row + fields.shape[-2]) * fy)
+        return rows, Window(place.column * fx, (place.column + fields.shape[-1]) * fx, period)
 
 
-def bind(learned: Learned, grid: Grid, parts: BothParts, variable: int = 0) -> Bound:
+def bind(learned: Learned, grid: Grid, parts: BothParts, variable: int = 0) -> BoundModel:
     """Return one output of a model on a grid; see :meth:`~downscale.nn.learned.Learned.bind`."""
     spec = learned.spec
     if counts_of(parts) != spec.factor:
@@ -602,8 +610,9 @@ def bind(learned: Learned, grid: Grid, parts: BothParts, variable: int = 0) -> B
         )
     if not 0 <= variable < len(spec.outputs):
         raise OptionError(f"expected one of {len(spec.outputs)} outputs of the model, received number {variable}")
-    kind = Ensemble if spec.stochastic else Bound
-    return kind(learned, operator("sobolev", grid, parts, spec.taps, spec.order), cells_of(grid, parts), variable)
+    bound_class = Ensemble if spec.stochastic else BoundModel
+    kernel = operator("sobolev", grid, parts, spec.taps, spec.order)
+    return bound_class(learned, kernel, cells_of(grid, parts), variable)
 
 
 def cells_of(grid: Grid, parts: BothParts) -> Aggregation:

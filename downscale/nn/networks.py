@@ -17,8 +17,8 @@ from downscale.nn.layers import (
     ResidualBlock,
     Shuffle,
     Unshuffle,
+    coarsening_layer,
     convolution,
-    halving,
     zero_init,
 )
 from downscale.nn.layers import activation as activate
@@ -53,12 +53,12 @@ class Network(nn.Module):
     ----------
     multiple_of : int
         Coarse cells per cell of the coarsest level. Any size is valid: fields are padded with zeros and cropped.
-    sees_all : bool
+    has_global_layer : bool
         Whether a layer depends on the whole field.
     """
 
     multiple_of = 1
-    sees_all = False
+    has_global_layer = False
     # Options that may be zero, which removes the layer.
     may_be_zero: ClassVar[frozenset[str]] = frozenset({"depth", "levels"})
 
@@ -76,18 +76,18 @@ class Network(nn.Module):
     @cached_property
     def spans(self) -> tuple[Spans, Spans] | None:
         """Measured reach of rows and columns, without layers that depend on the whole field; None if it is infinite."""
-        return self._measured(self.multiple_of)
+        return self._measure_spans(self.multiple_of)
 
-    def _measured(self, period: int, width: int = 1) -> tuple[Spans, Spans] | None:
+    def _measure_spans(self, period: int, width: int = 1) -> tuple[Spans, Spans] | None:
         rows, columns = (
             measure_spans(self, self.channels, self.factor, axis, period, width * self.multiple_of) for axis in (0, 1)
         )
         return None if rows is None or columns is None else (rows, columns)
 
     @property
-    def whole(self) -> bool:
+    def is_global(self) -> bool:
         """Whether a fine cell depends on the whole field."""
-        return self.sees_all or self.spans is None
+        return self.has_global_layer or self.spans is None
 
     def reach(self, axis: int) -> int:
         """Return the largest distance in coarse cells along an axis that affects a fine cell, without global layers."""
@@ -96,7 +96,7 @@ class Network(nn.Module):
     @property
     def halo(self) -> int | None:
         """Largest distance of coarse cells whose channels affect a fine cell; None for the whole field."""
-        return None if self.whole else max(self.reach(0), self.reach(1))
+        return None if self.is_global else max(self.reach(0), self.reach(1))
 
 
 class ModuleNetwork(Network):
@@ -125,7 +125,7 @@ class ModuleNetwork(Network):
     def spans(self) -> tuple[Spans, Spans] | None:
         """Measured reach of rows and columns; None if it is infinite."""
         # Two periods, which are equal if this is the period; wide enough for reflecting edges.
-        spans, period = self._measured(2 * self.multiple_of, width=8), self.multiple_of
+        spans, period = self._measure_spans(2 * self.multiple_of, width=8), self.multiple_of
         for axis in spans or ():
             if (axis[:, :period] != axis[:, period:]).any():
                 raise OptionError(
@@ -135,7 +135,7 @@ class ModuleNetwork(Network):
         return spans and (spans[0][:, :period], spans[1][:, :period])
 
 
-def activated(channels: int, out_channels: int, act: str) -> nn.Sequential:
+def convolution_activation(channels: int, out_channels: int, act: str) -> nn.Sequential:
     """Return a convolution and an activation."""
     return nn.Sequential(convolution(channels, out_channels), activate(act))
 
@@ -198,7 +198,7 @@ class ResidualNetwork(Network):
         super().__init__((coarse_channels, fine_channels), factor)
         if not fine_width and not see_fine:
             raise OptionError("expected fine_width above zero without see_fine, received 0: nothing sees fine fields")
-        self.sees_all = context or attention == "global"
+        self.has_global_layer = context or attention == "global"
         self.unshuffle = Unshuffle(factor) if see_fine else None
         input_channels = coarse_channels + (fine_channels * factor[0] * factor[1] if see_fine else 0)
         self.head = convolution(input_channels, width, head_kernel)
@@ -209,7 +209,7 @@ class ResidualNetwork(Network):
         self.up: nn.Module | None = None
         if fine_width:
             self.up = Upsampling(upsampling, width, fine_width, factor, activation, steps)
-            self.join = _joined(fine_width, fine_channels, fine_depth, activation)
+            self.join = _fine_convolutions(fine_width, fine_channels, fine_depth, activation)
             self.last = nn.Sequential(zero_init(convolution(fine_width, outputs)))
         else:
             self.last = nn.Sequential(zero_init(convolution(width, outputs * factor[0] * factor[1])), Shuffle(factor))
@@ -226,7 +226,7 @@ class ResidualNetwork(Network):
         return self.last(self.join(torch.cat([self.up(features), fine], dim=1)))
 
 
-def _joined(width: int, fine_channels: int, depth: int, act: str) -> nn.Sequential:
+def _fine_convolutions(width: int, fine_channels: int, depth: int, act: str) -> nn.Sequential:
     """Return convolutions at fine resolution, an activation after each."""
     layers: list[nn.Module] = [convolution(width + fine_channels, width), activate(act)]
     for _ in range(depth):
@@ -272,14 +272,14 @@ class UNet(Network):
         super().__init__((coarse_channels, fine_channels), factor)
         self.multiple_of = 2**levels
         widths = [width * 2**level for level in range(levels + 1)]
-        self.fine_head = activated(fine_channels, fine_width, activation)
+        self.fine_head = convolution_activation(fine_channels, fine_width, activation)
         self.gather = Unshuffle(factor)
-        self.head = activated(coarse_channels + fine_width * factor[0] * factor[1], width, activation)
+        self.head = convolution_activation(coarse_channels + fine_width * factor[0] * factor[1], width, activation)
         self.down = nn.ModuleList(_Down(widths[i], widths[i + 1], depth, activation, pooling) for i in range(levels))
         self.bottom = residual_blocks(widths[-1], depth, activation)
         self.up = nn.ModuleList(_Up(widths[i + 1], widths[i], depth, upsampling, activation) for i in range(levels))
         self.refine = Upsampling(upsampling, width, fine_width, factor, activation, steps)
-        self.join = activated(2 * fine_width, fine_width, activation)
+        self.join = convolution_activation(2 * fine_width, fine_width, activation)
         self.last = zero_init(convolution(fine_width, outputs))
 
     def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
@@ -304,7 +304,7 @@ class _Down(nn.Module):
     def __init__(self, width: int, out_width: int, depth: int, act: str, pooling: str) -> None:
         super().__init__()
         self.blocks = residual_blocks(width, depth, act)
-        self.halve = nn.Sequential(halving(pooling, width, out_width), activate(act))
+        self.halve = nn.Sequential(coarsening_layer(pooling, width, out_width), activate(act))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         skip = self.blocks(x)
@@ -317,10 +317,12 @@ class _Up(nn.Module):
     def __init__(self, width: int, out_width: int, depth: int, upsampling: str, act: str) -> None:
         super().__init__()
         self.finer = Upsampling(upsampling, width, out_width, (2, 2), act)
-        self.join = nn.Sequential(activated(2 * out_width, out_width, act), residual_blocks(out_width, depth, act))
+        self.join = nn.Sequential(
+            convolution_activation(2 * out_width, out_width, act), residual_blocks(out_width, depth, act)
+        )
 
-    def forward(self, x: Tensor, kept: Tensor) -> Tensor:
-        return self.join(torch.cat([self.finer(x), kept], dim=1))
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.join(torch.cat([self.finer(x), skip], dim=1))
 
 
 class Autoencoder(Network):
@@ -366,9 +368,11 @@ class Autoencoder(Network):
         self.gather = Unshuffle(factor)
         inputs = coarse_channels + fine_channels * factor[0] * factor[1]
         widths = [width * 2**level for level in range(levels + 1)]
-        layers: list[nn.Module] = [*activated(inputs, width, activation), *residual_blocks(width, depth, activation)]
+        layers: list[nn.Module] = [
+            *convolution_activation(inputs, width, activation), *residual_blocks(width, depth, activation)
+        ]  # fmt: skip
         for level in range(levels):
-            layers += [halving(pooling, widths[level], widths[level + 1]), activate(activation)]
+            layers += [coarsening_layer(pooling, widths[level], widths[level + 1]), activate(activation)]
         self.encoder = nn.Sequential(*layers, convolution(widths[-1], latent, 1))
         layers = [convolution(latent, widths[-1], 1), *residual_blocks(widths[-1], depth, activation)]
         for level in reversed(range(levels)):
@@ -421,12 +425,14 @@ class SuperResolutionCNN(Network):
         activation: str = "relu",
     ) -> None:
         super().__init__((coarse_channels, fine_channels), factor)
-        self.head = activated(coarse_channels, width, activation)
+        self.head = convolution_activation(coarse_channels, width, activation)
         self.up = Upsampling(upsampling, width, width, factor, activation, steps)
-        self.fine_head = activated(fine_channels, fine_width, activation) if fine_width else None
-        self.join = activated(width + fine_width, width, activation) if fine_width else nn.Sequential()
+        self.fine_head = convolution_activation(fine_channels, fine_width, activation) if fine_width else None
+        self.join = convolution_activation(width + fine_width, width, activation) if fine_width else nn.Sequential()
         self.blocks = nn.Sequential(*(RectifiedBlock(width, activation) for _ in range(depth)))
-        self.last = nn.Sequential(activated(width, width, activation), zero_init(convolution(width, outputs)))
+        self.last = nn.Sequential(
+            convolution_activation(width, width, activation), zero_init(convolution(width, outputs))
+        )
 
     def forward(self, coarse: Tensor, fine: Tensor, core: Core | None = None) -> Tensor:
         """Return the fine field."""
@@ -468,16 +474,16 @@ def build(spec: ModelSpec) -> Network:
     """
     if spec.network not in NETWORKS:
         raise OptionError(f"expected network to be among {listing(NETWORKS)}, received {spec.network!r}")
-    kind = NETWORKS[spec.network]
+    network_class = NETWORKS[spec.network]
     defaults = options_of(spec.network)
     for name, value in spec.options.items():
         if name not in defaults:
             raise OptionError(f"expected options of {spec.network!r} among {listing(defaults)}, received {name!r}")
-        what = f"option {name!r} of {spec.network!r}"
-        _check_kind(what, value, defaults[name])
-        if type(value) is int and value == 0 and name not in kind.may_be_zero:
-            raise OptionError(f"expected {what} to be at least 1, received 0")
-    constructor: Any = kind
+        label = f"option {name!r} of {spec.network!r}"
+        _check_kind(label, value, defaults[name])
+        if type(value) is int and value == 0 and name not in network_class.may_be_zero:
+            raise OptionError(f"expected {label} to be at least 1, received 0")
+    constructor: Any = network_class
     try:
         return constructor(spec.coarse_channels, spec.fine_channels, sum(spec.units), spec.factor, **spec.options)
     except DownscaleError:
@@ -492,7 +498,7 @@ def options_of(network: str) -> dict[str, Any]:
     return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
-def _check_kind(what: str, value: Any, default: Any) -> None:
+def _check_kind(label: str, value: Any, default: Any) -> None:
     """Raise an OptionError for a value of another kind than the default; integers are sizes, and not negative."""
     if isinstance(default, bool):
         valid, kind = isinstance(value, bool), "true or false"
@@ -506,4 +512,4 @@ def _check_kind(what: str, value: Any, default: Any) -> None:
         valid = valid and all(isinstance(item, int) and not isinstance(item, bool) and item >= 1 for item in value)
         kind = "a list of whole numbers from 1 on"
     if not valid:
-        raise OptionError(f"expected {what} to be {kind}, such as {default!r}, received {value!r}")
+        raise OptionError(f"expected {label} to be {kind}, such as {default!r}, received {value!r}")

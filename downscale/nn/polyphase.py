@@ -18,7 +18,7 @@ from torch import Tensor
 from downscale.kernels.windows import Windows
 
 
-def refined(source: Tensor, y_cells: Tensor, y_weights: Tensor, x_cells: Tensor, x_weights: Tensor) -> Tensor:
+def refine(source: Tensor, y_cells: Tensor, y_weights: Tensor, x_cells: Tensor, x_weights: Tensor) -> Tensor:
     """Return the operator along rows, then along columns, as one function for the compiler.
 
     A compiled form serves every layout with as many weights, whatever the sizes.
@@ -38,7 +38,7 @@ def _sum_taps(source: Tensor, cells: Tensor, weights: Tensor, axis: int) -> Tens
 class Polyphase(torch.nn.Module):
     """Operator for given cells: first along rows (latitude), then the phases along columns (longitude).
 
-    ``refined`` is the function :func:`refined`, or a compiled form that the owner of the device sets. ``reach`` is the
+    ``refine`` is the function :func:`refine`, or a compiled form that the owner of the device sets. ``reach`` is the
     number of rows and columns from which missing cells are filled; ``closed`` columns form a circle.
     """
 
@@ -46,23 +46,23 @@ class Polyphase(torch.nn.Module):
         super().__init__()
         rows, columns = len(y.base), len(x.base)
         self.parts = y.weights.shape[1], x.weights.shape[1]
-        self._keep("y", y.table(rows), y.weights[..., None])
-        self._keep("x", x.table(columns, closed), x.weights)
+        self._register("y", y.table(rows), y.weights[..., None])
+        self._register("x", x.table(columns, closed), x.weights)
         near_y, weights_y = _neighbours(rows, reach[0], False)
-        self._keep("near_y", near_y, weights_y[..., None])
-        self._keep("near_x", *_neighbours(columns, reach[1], closed))
-        self.refined: Callable[..., Tensor] = refined
+        self._register("near_y", near_y, weights_y[..., None])
+        self._register("near_x", *_neighbours(columns, reach[1], closed))
+        self.refine: Callable[..., Tensor] = refine
 
-    def _keep(self, name: str, cells: NDArray[np.int64], weights: NDArray[np.float64]) -> None:
+    def _register(self, name: str, cells: NDArray[np.int64], weights: NDArray[np.float64]) -> None:
         """Register cells, shape (n, taps), and weights, shape (n, parts, taps[, 1]), as buffers with taps first."""
         for kind, array in (("cells", cells.T), ("weights", np.moveaxis(weights, 2, 0))):
             self.register_buffer(f"{name}_{kind}", torch.from_numpy(np.ascontiguousarray(array)), persistent=False)
 
-    def forward(self, coarse: Tensor, gaps: bool) -> Tensor:
-        """Return ``coarse`` (..., n_y, n_x) upsampled; with ``gaps`` it may hold NaN, whose parts become NaN."""
-        missing = torch.isnan(coarse) if gaps else None
+    def forward(self, coarse: Tensor, has_gaps: bool) -> Tensor:
+        """Return ``coarse`` (..., n_y, n_x) upsampled; with ``has_gaps`` it may hold NaN, whose parts become NaN."""
+        missing = torch.isnan(coarse) if has_gaps else None
         source = coarse if missing is None else self.fill_missing(coarse, missing)
-        fine = self.refined(source, self.y_cells, self.y_weights, self.x_cells, self.x_weights)
+        fine = self.refine(source, self.y_cells, self.y_weights, self.x_cells, self.x_weights)
         if missing is None:
             return fine
         cells = fine.unflatten(-1, (-1, self.parts[1])).unflatten(-3, (-1, self.parts[0]))
@@ -72,7 +72,7 @@ class Polyphase(torch.nn.Module):
         """Return the field without gaps, bit for bit as :func:`downscale.fields.fill.fill_missing` does."""
         zero, ones = torch.zeros_like(coarse), torch.ones_like(coarse)
         neighbours: Any = self.near_y_cells, self.near_y_weights, self.near_x_cells, self.near_x_weights
-        value, weight = (refined(torch.where(missing, zero, field), *neighbours) for field in (coarse, ones))
+        value, weight = (refine(torch.where(missing, zero, field), *neighbours) for field in (coarse, ones))
         positive = weight > 0
         return torch.where(missing, torch.where(positive, value / torch.where(positive, weight, ones), zero), coarse)
 

@@ -56,12 +56,13 @@ def measure_spans(
     ShapeError
         If the network does not return a field of the fine shape.
     """
-    copied = copy.deepcopy(network).eval().to("cpu", torch.float64)
+    probe_network = copy.deepcopy(network).eval().to("cpu", torch.float64)
     size = -(-SHORTEST // period) * period
     while size * width <= MOST_CELLS * period:
         middle = size // 2 // period * period
-        touched = _touched(copied, channels, factor, axis, (size, width), [*range(middle, middle + period), size - 1])
-        inner = touched[:, :-1]
+        positions = [*range(middle, middle + period), size - 1]
+        depends = _find_dependence(probe_network, channels, factor, axis, (size, width), positions)
+        inner = depends[:, :-1]
         if not inner[0, 0, middle]:
             return None
         if not inner[..., :period].any() and not inner[..., -period:].any():
@@ -69,22 +70,22 @@ def measure_spans(
             spans = np.zeros((2, period, 2), np.int64)
             np.minimum.at(spans[..., 0], (kinds, cells % period), middle + probes - cells)
             np.maximum.at(spans[..., 1], (kinds, cells % period), middle + probes - cells)
-            return None if touched[:, -1, :period].any() else spans
+            return None if depends[:, -1, :period].any() else spans
         size *= 2
     return None
 
 
-def _touched(
-    network: nn.Module, channels: Pair, factor: Pair, axis: int, sizes: Pair, places: list[int]
+def _find_dependence(
+    network: nn.Module, channels: Pair, factor: Pair, axis: int, sizes: Pair, positions: list[int]
 ) -> NDArray[np.bool_]:
-    """Return which cells depend on the coarse (0) and fine (1) channels of each place, (2, places, cells)."""
+    """Return which cells depend on the coarse (0) and fine (1) channels at each position, (2, positions, cells)."""
     rows, columns = sizes if axis == 0 else sizes[::-1]
-    count = len(places)
+    count = len(positions)
     coarse = torch.zeros(2 * count, channels[0], rows, columns, dtype=torch.float64)
     fine = torch.zeros(2 * count, channels[1], rows * factor[0], columns * factor[1], dtype=torch.float64)
-    for i, place in enumerate(places):
-        coarse[i].select(1 + axis, place).fill_(torch.nan)
-        fine[count + i].narrow(1 + axis, place * factor[axis], factor[axis]).fill_(torch.nan)
+    for i, position in enumerate(positions):
+        coarse[i].select(1 + axis, position).fill_(torch.nan)
+        fine[count + i].narrow(1 + axis, position * factor[axis], factor[axis]).fill_(torch.nan)
     with torch.no_grad():
         detail: Tensor = network(coarse, fine, (slice(0, 1), slice(0, 1)))
     if detail.ndim != 4 or detail.shape[-2:] != fine.shape[-2:]:

@@ -69,7 +69,7 @@ class Separable:
     def layout(self, row: int, column: int, shape: tuple[int, int]) -> Any:
         """Return a torch module for ``shape`` cells, of which the first is ``row`` and ``column``.
 
-        The module takes (coarse, gaps) and equals the operator to rounding; its windows are precomputed here.
+        The module takes (coarse, has_gaps) and equals the operator to rounding; its windows are precomputed here.
         """
         from downscale.nn.polyphase import Polyphase
 
@@ -81,8 +81,8 @@ class Separable:
         return Polyphase(y, x, closed, self.reach)
 
     @cached_property
-    def _modules(self) -> dict[Any, Any]:
-        """Return the layouts of this process by cells, device and type."""
+    def _layouts(self) -> dict[Any, Any]:
+        """The layouts of this process by cells, device and type."""
         return {}
 
     def __call__(self, coarse: Tensor, place: Place | None = None) -> Tensor:
@@ -92,13 +92,13 @@ class Separable:
             raise ShapeError(f"expected a coarse field of {self.grid.shape} cells, received {tuple(coarse.shape)}")
         first = (0, 0) if place is None else (place.row, place.column)
         key = (*first, *shape, coarse.device, coarse.dtype)
-        module = self._modules.get(key)
-        if module is None:
-            module = self.layout(*first, shape).to(coarse.device, coarse.dtype)
-            if len(self._modules) >= MOST_LAYOUTS:
-                self._modules.clear()
-            self._modules[key] = module
-        return module(coarse, bool(coarse.isnan().any()))
+        layout = self._layouts.get(key)
+        if layout is None:
+            layout = self.layout(*first, shape).to(coarse.device, coarse.dtype)
+            if len(self._layouts) >= MOST_LAYOUTS:
+                self._layouts.clear()
+            self._layouts[key] = layout
+        return layout(coarse, bool(coarse.isnan().any()))
 
 
 def factor_pair(factor: Factor) -> tuple[int, int]:
@@ -140,19 +140,19 @@ def _sobolev_axis(parts: Subcells, taps: int, order: float) -> AxisWeights:
             f"expected {axis.kind} cells whose parts have some width, received one from {first:.10g} to {last:.10g}, "
             f"which float64 cannot cut into {parts.count}; merge it with its neighbour, or method='conservative'"
         )
-    return _solved(*(np.asarray(array, np.float64).tobytes() for array in arrays), taps, order, axis.measure_period)
+    return _solve_axis(*(np.asarray(array, np.float64).tobytes() for array in arrays), taps, order, axis.measure_period)
 
 
 @lru_cache(maxsize=16)
-def _solved(
+def _solve_axis(
     edges: bytes, low: bytes, high: bytes, share: bytes, measure: bytes, taps: int, order: float, period: float | None
 ) -> AxisWeights:
     """Return the weights of a numerical axis; cached, so that calls in a loop solve only once."""
     cells, first, last, shares, sizes = (np.frombuffer(buffer) for buffer in (edges, low, high, share, measure))
     parent = np.repeat(np.arange(cells.size - 1), first.size // (cells.size - 1))
-    solved = part_weights(cells, first, last, parent, taps, order, period)
-    check_solution(solved, sizes, parent)
-    axis_weights = enforce_cell_conservation(solved, shares)
+    weights_of_parts = part_weights(cells, first, last, parent, taps, order, period)
+    check_solution(weights_of_parts, sizes, parent)
+    axis_weights = enforce_cell_conservation(weights_of_parts, shares)
     for array in (axis_weights.weights, axis_weights.start):
         array.setflags(write=False)
     return axis_weights

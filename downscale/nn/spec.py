@@ -64,7 +64,7 @@ class Variable:
     bounds: Bounds = (None, None)
 
     def __post_init__(self) -> None:
-        _known(f"transform of {self.name!r}", self.transform, TRANSFORMS)
+        _require_known(f"transform of {self.name!r}", self.transform, TRANSFORMS)
         for word in ("mean", "std", "scale"):
             value = getattr(self, word)
             if not _is_number(value) or (word != "mean" and value <= 0):
@@ -72,7 +72,7 @@ class Variable:
                     f"{self.name}: expected {word} to be a finite number{'' if word == 'mean' else ' above zero'}, "
                     f"received {value!r}; fit it on the training split"
                 )
-        low, high = _pair(f"bounds of {self.name!r}", self.bounds)
+        low, high = _as_pair(f"bounds of {self.name!r}", self.bounds)
         if any(bound is not None and not _is_number(bound) for bound in (low, high)) or (
             low is not None and high is not None and low >= high
         ):
@@ -107,7 +107,7 @@ class Event:
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        _known("side of an event", self.side, ("above", "below"))
+        _require_known("side of an event", self.side, ("above", "below"))
         if not str(self.name).isidentifier():
             raise OptionError(
                 f"expected the name of an event to be letters, digits and underscores, received {self.name!r}"
@@ -221,13 +221,13 @@ class ModelSpec:
     code: Code | None = None
 
     def __post_init__(self) -> None:
-        noise = _pair("noise", self.noise)
+        noise = _as_pair("noise", self.noise)
         if not all(isinstance(part, int) and not isinstance(part, bool) and 0 <= part <= 256 for part in noise):
             raise OptionError(f"expected noise to be two numbers of channels from 0 to 256, received {self.noise!r}")
         object.__setattr__(self, "noise", noise)
         if not _is_number(self.kept) or not 0 < self.kept <= 1:
             raise OptionError(f"expected kept above 0 and up to 1, received {self.kept!r}")
-        factor = _pair("factor", self.factor)
+        factor = _as_pair("factor", self.factor)
         if not all(isinstance(part, int) and not isinstance(part, bool) and part >= 1 for part in factor):
             raise ShapeError(f"expected factor to be two whole numbers from 1 on, received {self.factor!r}")
         object.__setattr__(self, "factor", factor)
@@ -237,10 +237,10 @@ class ModelSpec:
             raise OptionError("expected at least one output of a model, received none; name a variable")
         for word, table in (("statics", STATICS), ("encodings", ENCODINGS)):
             for name in getattr(self, word):
-                _known(word, name, table)
+                _require_known(word, name, table)
         for word in ("names", "statics", "encodings"):
-            _distinct(word, getattr(self, word))
-        _known("constraint", self.constraint, CONSTRAINTS)
+            _require_distinct(word, getattr(self, word))
+        _require_known("constraint", self.constraint, CONSTRAINTS)
         if self.event is not None and (len(self.outputs) != 1 or self.constraint != "none" or any(self.noise)):
             raise OptionError(
                 f"expected one output, the constraint 'none' and no noise for the event {self.event.name!r}, "
@@ -256,7 +256,9 @@ class ModelSpec:
     @property
     def code_names(self) -> tuple[str, ...]:
         """Names of the coarse variables that hold the code of a compressor."""
-        return () if self.code is None else tuple(each.name for each in self.code.variables(self.outputs[0].name))
+        if self.code is None:
+            return ()
+        return tuple(variable.name for variable in self.code.variables(self.outputs[0].name))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -269,20 +271,20 @@ class ModelSpec:
         return tuple(channel for name in self.statics for channel in STATICS[name])
 
     @property
-    def clock_channels(self) -> tuple[str, ...]:
+    def time_channels(self) -> tuple[str, ...]:
         """Names of the time input values, in order."""
         return tuple(channel for name in self.encodings for channel in ENCODINGS[name])
 
     @property
     def input_channels(self) -> tuple[str, ...]:
         """Names of the coarse input fields of a bound model, in order: variables, then times."""
-        return (*self.names, *self.clock_channels)
+        return (*self.names, *self.time_channels)
 
     @property
     def coarse_channels(self) -> int:
         """Number of coarse channels of the network: features and a mask of each variable, times, and noise."""
         features = sum(FEATURES[variable.transform] for variable in (*self.outputs, *self.predictors))
-        return features + len(self.names) + len(self.clock_channels) + self.noise[0]
+        return features + len(self.names) + len(self.time_channels) + self.noise[0]
 
     @property
     def fine_channels(self) -> int:
@@ -306,7 +308,7 @@ class ModelSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, numbers and texts, as in JSON."""
-        plain = _plain(asdict(self))
+        plain = _to_plain(asdict(self))
         return {key: value for key, value in plain.items() if key not in ("event", "code") or value is not None}
 
     @classmethod
@@ -318,49 +320,49 @@ class ModelSpec:
         OptionError
             If a key is unknown or missing, or a value is of the wrong kind.
         """
-        arguments = _keys(cls, data, "a model")
+        arguments = _check_keys(cls, data, "a model")
         for word in ("outputs", "predictors"):
             arguments[word] = tuple(
-                item if isinstance(item, Variable) else Variable(**_keys(Variable, item, f"a variable of {word}"))
-                for item in _list(word, arguments.get(word, ()))
+                item if isinstance(item, Variable) else Variable(**_check_keys(Variable, item, f"a variable of {word}"))
+                for item in _as_list(word, arguments.get(word, ()))
             )
-        for word, kind, what in (("event", Event, "an event"), ("code", Code, "a code")):
+        for word, kind, label in (("event", Event, "an event"), ("code", Code, "a code")):
             if arguments.get(word) is not None and not isinstance(arguments[word], kind):
-                arguments[word] = kind(**_keys(kind, arguments[word], what))
+                arguments[word] = kind(**_check_keys(kind, arguments[word], label))
         for word in ("statics", "encodings"):
-            arguments[word] = tuple(_list(word, arguments.get(word, ())))
+            arguments[word] = tuple(_as_list(word, arguments.get(word, ())))
         if not isinstance(arguments.get("options", {}), Mapping):
             raise OptionError(f"expected options to be a mapping, received {arguments['options']!r}")
         return cls(**arguments)
 
 
-def _keys(kind: type, data: Any, what: str) -> dict[str, Any]:
+def _check_keys(kind: type, data: Any, label: str) -> dict[str, Any]:
     """Return a mapping whose keys are fields of a dataclass, including all required ones."""
     names = {attribute.name: attribute for attribute in fields(kind)}
     if not isinstance(data, Mapping):
-        raise OptionError(f"expected {what} to be a mapping, received {data!r}")
+        raise OptionError(f"expected {label} to be a mapping, received {data!r}")
     unknown = [key for key in data if key not in names]
     if unknown:
-        raise OptionError(f"expected the keys {listing(names)} for {what}, received {unknown[0]!r}; remove it")
+        raise OptionError(f"expected the keys {listing(names)} for {label}, received {unknown[0]!r}; remove it")
     required = {Variable: ("name",), Event: ("name", "threshold"), Code: ("channels",),
               ModelSpec: ("network", "factor", "outputs")}[kind]  # fmt: skip
     missing = [key for key in required if key not in data]
     if missing:
-        raise OptionError(f"expected the key {missing[0]!r} for {what}, received {listing(data) or 'none'}; add it")
+        raise OptionError(f"expected the key {missing[0]!r} for {label}, received {listing(data) or 'none'}; add it")
     for key, value in data.items():
         if names[key].type == "str" and not isinstance(value, str):
-            raise OptionError(f"expected {key} of {what} to be a text, received {value!r}")
+            raise OptionError(f"expected {key} of {label} to be a text, received {value!r}")
     return dict(data)
 
 
-def _list(word: str, value: Any) -> list[Any]:
+def _as_list(word: str, value: Any) -> list[Any]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise OptionError(f"expected {word} to be a list, received {value!r}")
     return list(value)
 
 
-def _pair(word: str, value: Any) -> tuple[Any, Any]:
-    pair = tuple(_list(word, value))
+def _as_pair(word: str, value: Any) -> tuple[Any, Any]:
+    pair = tuple(_as_list(word, value))
     if len(pair) != 2:
         raise OptionError(f"expected {word} to be a pair, received {value!r}")
     return pair
@@ -371,12 +373,12 @@ def _is_number(value: Any) -> bool:
     return real and abs(value) < float("inf")
 
 
-def _known(word: str, name: Any, table: Iterable[str]) -> None:
+def _require_known(word: str, name: Any, table: Iterable[str]) -> None:
     if name not in table:
         raise OptionError(f"expected {word} to be among {listing(table)}, received {name!r}")
 
 
-def _distinct(word: str, names: tuple[str, ...]) -> None:
+def _require_distinct(word: str, names: tuple[str, ...]) -> None:
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
         raise OptionError(f"expected {word} that differ, received {repeated[0]!r} twice; name each once")
@@ -391,8 +393,8 @@ def _check_bounds(variable: Variable, constraint: str) -> None:
         )
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     """Return lists for tuples and dicts for mappings, recursively."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {str(key): _to_plain(item) for key, item in value.items()}
+    return [_to_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -151,7 +151,7 @@ def stage_factors(factor: tuple[int, int], steps: str = "prime") -> tuple[tuple[
     return tuple(zip((*rows, *ones)[:count], (*columns, *ones)[:count], strict=True))
 
 
-def conservative(channels: int, out_channels: int, factor: Factor) -> nn.Module:
+def conservative_stage(channels: int, out_channels: int, factor: Factor) -> nn.Module:
     """Return a transposed convolution that preserves constants, so that no checkerboard occurs at any time.
 
     Each fine cell depends on three coarse cells along each axis; initial kernels are Sobolev kernels.
@@ -206,21 +206,21 @@ class SobolevResize(nn.Module):
         return gather(x, weight, None, self.axes, x.shape[1])
 
 
-def sobolev(channels: int, out_channels: int, factor: Factor) -> nn.Module:
+def sobolev_stage(channels: int, out_channels: int, factor: Factor) -> nn.Module:
     """Return the Sobolev kernel followed by a convolution; channels are mixed before, where cells are few."""
     return nn.Sequential(
         convolution(channels, out_channels, 1), SobolevResize(factor), convolution(out_channels, out_channels)
     )
 
 
-def resize(channels: int, out_channels: int, factor: Factor) -> nn.Module:
+def resize_stage(channels: int, out_channels: int, factor: Factor) -> nn.Module:
     """Return bilinear interpolation followed by a convolution; channels are mixed before, where cells are few."""
     return nn.Sequential(
         convolution(channels, out_channels, 1), Resize(factor), convolution(out_channels, out_channels)
     )
 
 
-def shuffle(channels: int, out_channels: int, factor: Factor) -> nn.Module:
+def shuffle_stage(channels: int, out_channels: int, factor: Factor) -> nn.Module:
     """Return a pixel shuffle whose phases are equal initially, as in nearest-neighbour resizing of one filter.
 
     References
@@ -232,16 +232,18 @@ def shuffle(channels: int, out_channels: int, factor: Factor) -> nn.Module:
     return nn.Sequential(layer, Shuffle(factor))
 
 
-def transposed(channels: int, out_channels: int, factor: Factor) -> nn.Module:
+def transposed_stage(channels: int, out_channels: int, factor: Factor) -> nn.Module:
     """Return a plain, unconstrained transposed convolution with kernels of twice the stride."""
     rows, columns = (_plain_sizes(count) for count in factor)
     kernel, padding, extra = zip(rows, columns, strict=True)
     return nn.ConvTranspose2d(channels, out_channels, kernel, factor, padding, extra)
 
 
-def dilated(channels: int, out_channels: int, factor: Factor) -> nn.Module:
+def dilated_stage(channels: int, out_channels: int, factor: Factor) -> nn.Module:
     """Return a plain transposed convolution and a dilated one after it, whose stencil covers all phases."""
-    return nn.Sequential(transposed(channels, out_channels, factor), DilatedConv2d(out_channels, out_channels, factor))
+    return nn.Sequential(
+        transposed_stage(channels, out_channels, factor), DilatedConv2d(out_channels, out_channels, factor)
+    )
 
 
 def _plain_sizes(factor: int) -> tuple[int, int, int]:
@@ -251,13 +253,13 @@ def _plain_sizes(factor: int) -> tuple[int, int, int]:
 
 
 UPSAMPLINGS: dict[str, Callable[[int, int, Factor], nn.Module]] = {
-    "conservative": conservative,
-    "resize": resize,
-    "shuffle": shuffle,
-    "transposed": transposed,
+    "conservative": conservative_stage,
+    "resize": resize_stage,
+    "shuffle": shuffle_stage,
+    "transposed": transposed_stage,
     "consistent_shuffle": ConsistentShuffle,
-    "dilated": dilated,
-    "sobolev": sobolev,
+    "dilated": dilated_stage,
+    "sobolev": sobolev_stage,
 }
 
 
@@ -312,7 +314,7 @@ Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Upsampler:
+class UpsamplingLayer:
     """One upsampling layer of a network, as a transposed convolution.
 
     Attributes
@@ -329,7 +331,7 @@ class Upsampler:
         Its constraint; None if there is none.
     gain : {"one", "kept"}
         Whether the constraint is strict, or up to a gain of each pair of channels.
-    shuffled : (int, int) or None
+    shuffle_factor : (int, int) or None
         The factor, if the weight is that of a convolution before a pixel shuffle.
     """
 
@@ -340,14 +342,14 @@ class Upsampler:
     padding: Pair
     law: Law | None
     gain: str
-    shuffled: Pair | None = None
+    shuffle_factor: Pair | None = None
 
     @property
     def weight(self) -> Tensor:
         """Kernels of all pairs of channels, shape (in, out // groups, k_y, k_x)."""
-        weight = self.layer.weight
-        assert isinstance(weight, Tensor)
-        return weight.detach() if self.shuffled is None else transposed_weight(weight.detach(), self.shuffled)
+        assert isinstance(self.layer.weight, Tensor)
+        weight = self.layer.weight.detach()
+        return weight if self.shuffle_factor is None else transposed_weight(weight, self.shuffle_factor)
 
     @property
     def coverage(self) -> Coverage:
@@ -356,7 +358,7 @@ class Upsampler:
 
     def assign(self, weight: Tensor) -> None:
         """Set the kernels of the layer, of that shape."""
-        layer_weight = weight if self.shuffled is None else filters_of(weight, self.shuffled)
+        layer_weight = weight if self.shuffle_factor is None else filters_of(weight, self.shuffle_factor)
         with torch.no_grad():
             if isinstance(self.layer, nn.ConvTranspose2d) or not hasattr(self.layer, "parametrizations"):
                 self.layer.weight.copy_(layer_weight)  # type: ignore[operator, union-attr]
@@ -364,16 +366,16 @@ class Upsampler:
                 self.layer.weight = layer_weight.contiguous()
 
 
-def upsamplers(module: nn.Module) -> Iterator[Upsampler]:
+def upsampling_layers(module: nn.Module) -> Iterator[UpsamplingLayer]:
     """Yield the upsampling layers of a network in order, with their names."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.ConvTranspose2d):
             assert not isinstance(layer.padding, str)
             stride, padding = _pair(layer.stride), _pair(layer.padding)
-            yield Upsampler(name, "transposed convolution", layer, stride, padding, None, "kept")
+            yield UpsamplingLayer(name, "transposed convolution", layer, stride, padding, None, "kept")
         elif isinstance(layer, ConservativeConvTranspose2d):
             gain = "one" if layer.gain == "one" else "kept"
-            yield Upsampler(
+            yield UpsamplingLayer(
                 name, "constrained transposed convolution", layer, layer.stride, layer.padding, layer.law, gain
             )
         elif isinstance(layer, nn.Sequential):
@@ -382,16 +384,16 @@ def upsamplers(module: nn.Module) -> Iterator[Upsampler]:
             yield _shuffle(name, layer.filters, layer.shuffle.factor, "constrained pixel shuffle", "phase")
 
 
-def _shuffles(name: str, layers: list[nn.Module]) -> Iterator[Upsampler]:
+def _shuffles(name: str, layers: list[nn.Module]) -> Iterator[UpsamplingLayer]:
     """Yield convolutions before a pixel shuffle."""
     for i, (first, second) in enumerate(pairwise(layers)):
         if isinstance(first, nn.Conv2d) and isinstance(second, Shuffle):
             yield _shuffle(f"{name}.{i}".lstrip("."), first, second.factor, "pixel shuffle", None)
 
 
-def _shuffle(name: str, filters: nn.Conv2d, factor: Pair, kind: str, law: Law | None) -> Upsampler:
+def _shuffle(name: str, filters: nn.Conv2d, factor: Pair, kind: str, law: Law | None) -> UpsamplingLayer:
     padding = (filters.kernel_size[0] // 2 * factor[0], filters.kernel_size[1] // 2 * factor[1])
-    return Upsampler(name, kind, filters, factor, padding, law, "kept", factor)
+    return UpsamplingLayer(name, kind, filters, factor, padding, law, "kept", factor)
 
 
 def _pair(sizes: tuple[int, ...]) -> Pair:
@@ -399,7 +401,7 @@ def _pair(sizes: tuple[int, ...]) -> Pair:
 
 
 @dataclass(frozen=True)
-class Smoothed:
+class SmoothingResult:
     """Result of smoothing a layer.
 
     Attributes
@@ -419,7 +421,7 @@ class Smoothed:
     after: float
 
 
-def smooth_layers(module: nn.Module, strength: float) -> list[Smoothed]:
+def smooth_layers(module: nn.Module, strength: float) -> list[SmoothingResult]:
     """Replace the kernels of all upsampling layers by the nearest smooth ones, in place; return the results.
 
     Parameters
@@ -438,19 +440,19 @@ def smooth_layers(module: nn.Module, strength: float) -> list[Smoothed]:
     OptionError
         If the network has no upsampling layer, or the strength is not usable.
     """
-    layers, results = list(upsamplers(module)), []
+    layers, results = list(upsampling_layers(module)), []
     if not layers:
         raise OptionError("expected a network with transposed convolutions or pixel shuffles, received one without")
     for layer in layers:
         law: Law = "phase" if layer.law is None else layer.law
         # `weight` may return the layer's own memory.
-        weight, before = layer.weight, _relative(layer.weight)
+        weight, before = layer.weight, _relative_roughness(layer.weight)
         kernels = smooth(weight.double().cpu().numpy(), strength, law, layer.stride, layer.padding, gain=layer.gain)
         layer.assign(torch.from_numpy(kernels).type(weight.dtype))
         name = law if isinstance(law, str) else ", ".join(law)
-        results.append(Smoothed(layer.name, layer.kind, name, before, _relative(layer.weight)))
+        results.append(SmoothingResult(layer.name, layer.kind, name, before, _relative_roughness(layer.weight)))
     return results
 
 
-def _relative(weight: Tensor) -> float:
+def _relative_roughness(weight: Tensor) -> float:
     return float(kernel_roughness(weight.double()) / weight.double().square().sum().clamp_min(1e-300))
