@@ -23,7 +23,7 @@ import numpy as np
 import xarray as xr
 
 import downscale
-from downscale.methods.learned import opened
+from downscale.methods.learned import load_method
 from downscale.metrics.checkerboard import checkerboard
 
 
@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=12, help="maps to skip")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
-    factor = opened(chosen.model).spec.factor[0]
+    factor = load_method(chosen.model).spec.factor[0]
     truth = fields(chosen.file, chosen.var, chosen.every, 2 * factor)
     y, x = truth[chosen.var].dims[-2:]
     print(f"{chosen.file.name}: {truth.sizes['time']} maps of {truth.sizes[y]} x {truth.sizes[x]}, factor {factor}")

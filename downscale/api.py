@@ -19,7 +19,7 @@ from downscale.engine.device import device_name
 from downscale.engine.plan import Plan, plan_along_axis, plan_variable
 from downscale.errors import OptionError, listing
 from downscale.methods.footprint import whole_maps
-from downscale.methods.members import DIMENSION, coordinate, with_members
+from downscale.methods.members import DIMENSION, member_coordinate, with_members
 from downscale.methods.registry import name_of
 from downscale.process.computing import workers
 from downscale.request import Request, read_request, takes_request
@@ -234,7 +234,7 @@ def _assemble(ds: xr.Dataset, map_plan: MapPlan, request: Request) -> xr.Dataset
             {name: fine_variable(ds[name], job, coordinate_plan) for name, job in coordinate_plan.jobs.items()}
         )
         variables.update({name: repeat_codes(ds[name], coordinate_plan) for name in coordinate_plan.categorical})
-    members = {} if request.members is None else {DIMENSION: coordinate(request.members)}
+    members = {} if request.members is None else {DIMENSION: member_coordinate(request.members)}
     if target.grid is None:
         coords = {**copy_coordinates(ds, axes), **new_coordinates(ds, axes, map_plan.fine)}
         # New corners replace those that lost their positions.

@@ -16,7 +16,7 @@ from downscale.cf.horizontal import horizontal
 from downscale.deconvolution.psf import parse_psf
 from downscale.deconvolution.weights import Instrument
 from downscale.errors import BoundsError, ConservationError, DownscaleError
-from downscale.methods.footprint import seen_through
+from downscale.methods.footprint import blur_maps
 from downscale.runs.deconvolution import deconvolve_file
 from downscale.steps.deconvolution import DeconvolutionMethod
 
@@ -39,7 +39,7 @@ def rain(maps=3, rows=24, columns=32, step=2000.0):
 
 def seen(ds, psf):
     instrument = Instrument(parse_psf(psf), horizontal(ds).grid)
-    return ds.assign(pr=ds.pr.copy(data=seen_through(ds.pr.values, instrument).clip(0).astype("f4")))
+    return ds.assign(pr=ds.pr.copy(data=blur_maps(ds.pr.values, instrument).clip(0).astype("f4")))
 
 
 @pytest.mark.parametrize("method", ["richardson_lucy", "wiener", "tikhonov"])

@@ -19,7 +19,7 @@ from downscale.errors import BoundsError, GridError, OptionError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.grid.axis import CellAxis
 from downscale.grid.latlon import RectilinearGrid
-from downscale.methods.footprint import seen_through
+from downscale.methods.footprint import blur_maps
 from downscale.steps.deconvolution import DeconvolutionMethod
 
 REFERENCE = torch.zeros(1, dtype=torch.float64)
@@ -45,7 +45,7 @@ def random(shape, seed=0):
 
 
 def blurred(field, psf, grid=None):
-    return seen_through(np.asarray(field), Instrument(psf, grid, field.shape if grid is None else None))
+    return blur_maps(np.asarray(field), Instrument(psf, grid, field.shape if grid is None else None))
 
 
 def off(blur: Blur, seed=0):

@@ -18,7 +18,7 @@ from training_recipes import SAMPLE, data_block, source_of
 import downscale
 from downscale.errors import GridError, InputError, OptionError, ShapeError
 from downscale.fields.gradient import Spacing, slope
-from downscale.models.static_features import companions
+from downscale.models.static_features import static_features
 from downscale.training.pairs import MapCache, map_bytes, read_map, split_times
 from downscale.training.schema import ValidationSplit
 
@@ -168,7 +168,7 @@ def test_slopes_and_relief_of_a_plane_are_known() -> None:
     x, y = np.meshgrid(grid.x.centres, grid.y.centres)
     orog = 0.03 * x + 0.04 * y
     cells = source_of().cells.__class__.between(grid.coarsen(4, 4), grid)
-    made = companions(["relief", "slope", "aspect"], grid, cells, {"orog": orog})
+    made = static_features(["relief", "slope", "aspect"], grid, cells, {"orog": orog})
     np.testing.assert_allclose(made["slope"], 0.05, rtol=1e-9)
     np.testing.assert_allclose(made["slope"], slope(orog, Spacing.of(grid)))
     np.testing.assert_allclose(made["aspect_sin"], 0.6, rtol=1e-9)

@@ -86,11 +86,11 @@ def db(value: float) -> str:
     return "none left" if value >= 140 else f"{value:.1f}"
 
 
-def print_diagnosis(found: Diagnosis) -> None:
+def print_diagnosis(diagnosis: Diagnosis) -> None:
     """Print the tables of a diagnosis; plain text if the output is not a terminal."""
-    factor = " x ".join(map(str, found.factor))
-    heading = f"[bold]{found.kind} {_escape(found.subject)}[/bold], {factor} fine cells in a coarse one"
-    print_sections(found.sections, heading)
+    factor = " x ".join(map(str, diagnosis.factor))
+    heading = f"[bold]{diagnosis.kind} {_escape(diagnosis.subject)}[/bold], {factor} fine cells in a coarse one"
+    print_sections(diagnosis.sections, heading)
 
 
 def print_sections(sections: Sequence[Section], heading: str = "") -> None:

@@ -66,10 +66,10 @@ def diagnose_kernels(kernels: Kernels) -> Diagnosis:
     """Return the diagnosis of kernels, including their effect on fields for a single kernel."""
     require_finite(kernels.weights)
     require_no_holes(kernels.weights.shape[-2:], kernels.stride, kernels.padding)
-    every = [kernels, *(method_kernels(name, kernels.stride) for name in REFERENCES if name != kernels.name)]
-    coverage, images, laws = kernels.coverage, {one.name: one.imaging for one in every}, _laws(kernels)
-    words = {law: "no kernel of these sizes can" if miss is None else "obeyed" if miss < 1e-6 else
-             f"missed by {miss:.3g}" for law, miss in laws.items()}  # fmt: skip
+    compared = [kernels, *(method_kernels(name, kernels.stride) for name in REFERENCES if name != kernels.name)]
+    coverage, images, laws = kernels.coverage, {other.name: other.imaging for other in compared}, _laws(kernels)
+    words = {law: "no kernel of these sizes can" if residual is None else "obeyed" if residual < 1e-6 else
+             f"missed by {residual:.3g}" for law, residual in laws.items()}  # fmt: skip
     diagnosis = Diagnosis(
         kernels.name, "kernel", kernels.stride,
         [
@@ -79,12 +79,12 @@ def diagnose_kernels(kernels: Kernels) -> Diagnosis:
         ],
         {"coverage": coverage_facts(coverage), "imaging": images[kernels.name].to_dict(), "laws": laws},
         coverage=coverage_picture(coverage),
-        responses={one.name: curve(one) for one in every},
+        responses={other.name: curve(other) for other in compared},
         rejection={name: simple_images(image.rejection, 100.0) for name, image in images.items()},
     )  # fmt: skip
     if len(kernels.weights) == 1:
         field = torus(kernels, FIELD_CELLS)(LEVEL + red_noise(FIELD_CELLS, count=2))
-        shifts = {one.name: equivariance(torus(one, CELLS)) for one in every}
+        shifts = {other.name: equivariance(torus(other, CELLS)) for other in compared}
         add_fields(diagnosis, shifts, checkerboard(field, kernels.stride))
     return diagnosis
 
@@ -94,14 +94,14 @@ def simple_images(table: Mapping[Any, float], largest: float = np.inf) -> dict[s
     return {f"{m[0]},{m[1]}": min(v, largest) for m, v in table.items() if m[0] in (0, m[1]) or m[1] == 0}
 
 
-def add_fields(found: Diagnosis, shifts: dict[str, Equivariance], board: Checkerboard) -> None:
+def add_fields(diagnosis: Diagnosis, shifts: dict[str, Equivariance], board: Checkerboard) -> None:
     """Add the effect on fields: the error of shifts, of the subject first, and a checkerboard of red noise."""
     name, *others = shifts
-    found.sections += [_shift_section(shifts), board_section({"red noise": board.to_dict()})]
-    found.facts |= {"equivariance": shifts[name].to_dict(), "checkerboard": board.to_dict()}
-    found.facts["equivariance_of_others"] = {other: shifts[other].mean for other in others}
-    found.shifts = {label: (shift.shifts, shift.error) for label, shift in shifts.items()}
-    found.board = board
+    diagnosis.sections += [_shift_section(shifts), board_section({"red noise": board.to_dict()})]
+    diagnosis.facts |= {"equivariance": shifts[name].to_dict(), "checkerboard": board.to_dict()}
+    diagnosis.facts["equivariance_of_others"] = {other: shifts[other].mean for other in others}
+    diagnosis.shifts = {label: (shift.shifts, shift.error) for label, shift in shifts.items()}
+    diagnosis.board = board
 
 
 def coverage_picture(coverage: Coverage) -> NDArray[np.int64]:

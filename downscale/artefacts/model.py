@@ -20,7 +20,7 @@ from downscale.io.paths import check_target
 from downscale.kernels.imaging import decibels, imaging
 from downscale.metrics.checkerboard import checkerboard
 from downscale.metrics.response import Probe, equivariance, measure_response, plane, probe, red_noise
-from downscale.models.static_features import companions
+from downscale.models.static_features import static_features
 from downscale.nn.separable import operator, parts_of
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Coarse cells of the torus: waves from sixteen cells on.
 CELLS = 16
-BESIDE = ("bilinear", "sobolev")
+REFERENCES = ("bilinear", "sobolev")
 # Amplitude of waves: for fields of both signs as a fraction of the standard deviation in training, for others as a
 # fraction of their level.
 SIGNED_SWING, SWING = 0.2, 0.5
@@ -43,8 +43,8 @@ STRONGEST = 1e4
 NO_WAVES = "not tested: the model gives the probability of an event, not a field with waves"
 
 
-class _OneInput:
-    """One output of a model as a method for one field, with all other inputs at their means."""
+class _FirstInput:
+    """The first output of a model as a method for its field, with all other inputs at their means."""
 
     def __init__(self, learned: Learned, grid: RectilinearGrid) -> None:
         self.bound = learned.bind(grid, parts_of(grid, learned.spec.factor))
@@ -73,16 +73,16 @@ def diagnose_model(learned: Learned, name: str) -> Diagnosis:
     """Return the diagnosis of the first output of a model over flat ground."""
     spec = learned.spec
     diagnosis = Diagnosis(name, "model", spec.factor)
-    _layers(diagnosis, learned)
+    _add_layers(diagnosis, learned)
     if spec.event is not None:
         # A probability has no response to waves: it is zero for a smooth field below the threshold.
         diagnosis.sections.append(Section("Waves, shifts and fields", (), (), NO_WAVES))
         diagnosis.facts["event"] = spec.event.name
         return diagnosis
     level, swing = level_of(spec.outputs[0])
-    references = {label: probe(partial(_of_method, label, spec.factor), CELLS) for label in BESIDE}
+    references = {label: probe(partial(_reference_operator, label, spec.factor), CELLS) for label in REFERENCES}
     probes: dict[str, Probe] = {name: model_probe(learned, CELLS), **references}
-    _waves(diagnosis, probes, level, swing)
+    _add_waves(diagnosis, probes, level, swing)
     shifts = {label: equivariance(function, level=level, amplitude=swing / 2) for label, function in probes.items()}
     field = model_probe(learned, 3 * CELLS)(level + swing / 2 * np.clip(red_noise(3 * CELLS, count=2), -1.9, 1.9))
     add_fields(diagnosis, shifts, checkerboard(field, spec.factor))
@@ -90,27 +90,27 @@ def diagnose_model(learned: Learned, name: str) -> Diagnosis:
     return diagnosis
 
 
-def _of_method(name: str, factor: tuple[int, int], grid: RectilinearGrid) -> Upscaler:
+def _reference_operator(name: str, factor: tuple[int, int], grid: RectilinearGrid) -> Upscaler:
     return operator(name, grid, factor)
 
 
 def model_probe(learned: Learned, cells: int) -> Probe:
     """Return a model as a function on a torus, over flat land."""
-    return probe(lambda grid: _OneInput(learned, grid), cells, statics=_flat(learned.spec))
+    return probe(lambda grid: _FirstInput(learned, grid), cells, statics=_flat_channels(learned.spec))
 
 
-def _flat(spec: ModelSpec) -> dict[str, float]:
+def _flat_channels(spec: ModelSpec) -> dict[str, float]:
     """Return the uniform values of the fine channels over flat ground at the equator."""
     fine = plane(4 * spec.factor[0], 4 * spec.factor[1])
     cells = Aggregation(
         np.full(fine.shape[0], 1 / spec.factor[0]), np.full(fine.shape[1], 1 / spec.factor[1]), *spec.factor
     )
     inputs = {"orog": np.zeros(fine.shape), "sftlf": np.ones(fine.shape)}
-    features = companions(spec.statics, fine, cells, inputs, lambda x, y: (0.0 * x, 0.0 * y))
+    features = static_features(spec.statics, fine, cells, inputs, lambda x, y: (0.0 * x, 0.0 * y))
     return {name: float(np.mean(values)) for name, values in features.items()}
 
 
-def _layers(found: Diagnosis, learned: Learned) -> None:
+def _add_layers(diagnosis: Diagnosis, learned: Learned) -> None:
     """Add the upsampling layers: sizes, constraints, images of their kernels."""
     from downscale.nn.upsampling import upsampling_layers
 
@@ -130,20 +130,20 @@ def _layers(found: Diagnosis, learned: Learned) -> None:
             {"name": layer.name, "kind": layer.kind, "law": law, "image_rejection_db": rejection,
              "checkerboard_of_constants_db": of_constants, "coverage": coverage_facts(coverage)}
         )  # fmt: skip
-        if found.coverage is None:
-            found.coverage = coverage_picture(coverage)
+        if diagnosis.coverage is None:
+            diagnosis.coverage = coverage_picture(coverage)
     head = ("layer", "kind", "k", "s", "coverage", "law", "image rejection, dB", "of constants, dB")
-    found.sections.append(
+    diagnosis.sections.append(
         Section("Up-sampling layers", head, rows, "" if rows else "none: the network upsamples by other layers")
     )
-    found.facts["layers"] = facts
+    diagnosis.facts["layers"] = facts
 
 
-def _waves(found: Diagnosis, every: dict[str, Probe], level: float, swing: float) -> None:
+def _add_waves(diagnosis: Diagnosis, probes: dict[str, Probe], level: float, swing: float) -> None:
     """Add responses to plane waves, the subject first."""
     rows, facts, responses = [], {}, {}
-    for name, function in every.items():
-        response = measure_response(function, level, swing)
+    for name, method_probe in probes.items():
+        response = measure_response(method_probe, level, swing)
         harmonics = float(-decibels(response.harmonics.max()))
         rows.append(
             (name, db(response.rejection), db(response.checkerboard_of_constants), f"{response.pass_band_error:.3f}",
@@ -154,9 +154,9 @@ def _waves(found: Diagnosis, every: dict[str, Probe], level: float, swing: float
         responses[f"{name}, images"] = response.frequency, decibels(response.images)
     head = ("", "image rejection, dB", "of constants, dB", "pass-band error", "harmonics below, dB")
     note = f"plane waves of {swing:g} about {level:g}; nonlinear layers produce harmonics"
-    found.sections.append(Section("Plane waves", head, rows, note))
-    found.facts |= {"waves": facts, "level": level, "swing": swing}
-    found.responses = responses
+    diagnosis.sections.append(Section("Plane waves", head, rows, note))
+    diagnosis.facts |= {"waves": facts, "level": level, "swing": swing}
+    diagnosis.responses = responses
 
 
 def fix_model(
@@ -216,11 +216,11 @@ def _measure(learned: Learned, truth: xr.Dataset | None, orog: Any) -> dict[str,
         "error of shifts": f"{facts['equivariance']['equivariance_error']:.4f}",
     }
     if truth is not None:
-        measures["RMSE on the given fields"] = f"{error_on(learned, truth, orog):.5g}"
+        measures["RMSE on the given fields"] = f"{truth_error(learned, truth, orog):.5g}"
     return measures
 
 
-def error_on(learned: Learned, truth: xr.Dataset, orog: Any = None) -> float:
+def truth_error(learned: Learned, truth: xr.Dataset, orog: Any = None) -> float:
     """Return the area-weighted root mean square error of a model's first output on fields after coarsening."""
     from downscale.api import downscale
     from downscale.steps.coarsen import cell_area, coarsen

@@ -24,7 +24,7 @@ from downscale.metrics.checkerboard import Checkerboard, checkerboard
 from downscale.models import NAMES
 
 # Default factor of a kernel given by name.
-USUAL = 4
+DEFAULT_FACTOR = 4
 # Larger kernels take gigabytes, and a larger factor in one step is unusual.
 LARGEST, MOST_TAPS = 256, 2048
 SIZES = re.compile(r"transposed:\d+(x\d+)?(,\d+(x\d+)?){1,2}")
@@ -70,23 +70,23 @@ def diagnose(target: str, factor: int | Pair | None = None, variable: str | None
     if pair is not None and max(pair) > LARGEST:
         raise OptionError(f"expected a factor of at most {LARGEST}, received {max(pair)}; inspect a smaller one")
     if is_model(target):
-        return _model(target, pair)
+        return _diagnose_model(target, pair)
     if target in REFERENCES:
-        return diagnose_kernels(method_kernels(target, _finer(pair or (USUAL, USUAL))))
+        return diagnose_kernels(method_kernels(target, _require_finer(pair or (DEFAULT_FACTOR, DEFAULT_FACTOR))))
     if target.startswith("transposed:"):
-        return _equal(target, pair)
+        return _diagnose_equal_weights(target, pair)
     if target.endswith(".npy"):
-        return _weights(Path(target), pair)
-    return _file(target, pair, variable)
+        return _diagnose_weights(Path(target), pair)
+    return _diagnose_file(target, pair, variable)
 
 
-def _finer(factor: Pair) -> Pair:
+def _require_finer(factor: Pair) -> Pair:
     if min(factor) < 1 or max(factor) < 2:
         raise OptionError(f"expected a factor of at least 2 along some axis, received {factor[0]} x {factor[1]}")
     return factor
 
 
-def _equal(target: str, factor: Pair | None) -> Diagnosis:
+def _diagnose_equal_weights(target: str, factor: Pair | None) -> Diagnosis:
     if not SIZES.fullmatch(target):
         raise OptionError(f"expected transposed:K,S or transposed:K,S,P such as transposed:5,2, received {target!r}")
     pairs: list[Pair] = []
@@ -107,7 +107,7 @@ def _equal(target: str, factor: Pair | None) -> Diagnosis:
     )
 
 
-def _weights(path: Path, factor: Pair | None) -> Diagnosis:
+def _diagnose_weights(path: Path, factor: Pair | None) -> Diagnosis:
     if factor is None:
         raise OptionError(f"expected --factor, the stride of the weights in {path}, received none")
     path = regular_file(path, "weights")
@@ -121,23 +121,23 @@ def _weights(path: Path, factor: Pair | None) -> Diagnosis:
     weights = np.asarray(array, dtype=np.float64)
     # A single axis is used for both.
     weights = np.outer(weights, weights) if weights.ndim == 1 else weights
-    sizes, strides, pads = kernel_geometry(tuple(weights.shape[-2:]), _finer(factor))
+    sizes, strides, pads = kernel_geometry(tuple(weights.shape[-2:]), _require_finer(factor))
     kernels = weights.reshape(-1, *sizes)
     return diagnose_kernels(Kernels(path.name, kernels, (strides[0], strides[1]), (pads[0], pads[1])))
 
 
-def _model(target: str, factor: Pair | None) -> Diagnosis:
+def _diagnose_model(target: str, factor: Pair | None) -> Diagnosis:
     from downscale.artefacts.model import diagnose_model
-    from downscale.methods.learned import opened
+    from downscale.methods.learned import load_method
 
-    learned = opened(target, factor)
+    learned = load_method(target, factor)
     if factor is not None and factor != learned.spec.factor:
         text = " x ".join(map(str, learned.spec.factor))
         raise OptionError(f"expected the factor of the model, {text}, received {factor[0]} x {factor[1]}; leave it out")
     return diagnose_model(learned, Path(target).name)
 
 
-def _file(target: str, factor: Pair | None, variable: str | None) -> Diagnosis:
+def _diagnose_file(target: str, factor: Pair | None, variable: str | None) -> Diagnosis:
     from downscale.io.read import find_files, open_dataset
 
     if "." not in Path(target).name and not Path(target).exists():
@@ -148,13 +148,13 @@ def _file(target: str, factor: Pair | None, variable: str | None) -> Diagnosis:
             f"expected --factor, how many times finer the fields of {Path(target).name} were made, received none"
         )
     with open_dataset(target) as ds:
-        return diagnose_field(ds, Path(files[0]).name if len(files) == 1 else target, _finer(factor), variable)
+        return diagnose_field(ds, Path(files[0]).name if len(files) == 1 else target, _require_finer(factor), variable)
 
 
 def diagnose_field(ds: xr.Dataset, name: str, factor: tuple[int, int], variable: str | None = None) -> Diagnosis:
     """Return the diagnosis of patterns that repeat with the coarse cells, by variable of a file; reads lazily."""
     where = horizontal(ds, guess=True)
-    names = _wanted(ds, where, variable)
+    names = _select_fields(ds, where, variable)
     diagnosis, boards = Diagnosis(name, "field", factor), {}
     for field_name in names:
         data = ds[field_name].transpose(..., *where.dims).data
@@ -170,7 +170,7 @@ def diagnose_field(ds: xr.Dataset, name: str, factor: tuple[int, int], variable:
     return diagnosis
 
 
-def _wanted(ds: xr.Dataset, where: Horizontal, variable: str | None) -> list[str]:
+def _select_fields(ds: xr.Dataset, where: Horizontal, variable: str | None) -> list[str]:
     fields = [name for name in horizontal_variables(ds, where) if ds[name].dtype.kind in "fiu"]
     names = [name for name in fields if not is_categorical(ds[name])]
     if variable is None and names:
@@ -180,13 +180,13 @@ def _wanted(ds: xr.Dataset, where: Horizontal, variable: str | None) -> list[str
     return [variable]
 
 
-def _add_pictures(found: Diagnosis, board: Checkerboard, data: Any) -> None:
+def _add_pictures(diagnosis: Diagnosis, board: Checkerboard, data: Any) -> None:
     """Add the checkerboard of a field, a piece of its first map, and its images, for the figure."""
     first_map = np.asarray(data[(0,) * (data.ndim - 2)], dtype=np.float64)
     slices = []
-    for n, f in zip(first_map.shape, found.factor, strict=True):
+    for n, f in zip(first_map.shape, diagnosis.factor, strict=True):
         size = min(n, PIECE_CELLS * f)
         start = (n - size) // 2 // f * f
         slices.append(slice(start, start + size))
-    found.board, found.piece = board, first_map[tuple(slices)]
-    found.rejection = {"index": simple_images(board.images)}
+    diagnosis.board, diagnosis.piece = board, first_map[tuple(slices)]
+    diagnosis.rejection = {"index": simple_images(board.images)}

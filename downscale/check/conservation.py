@@ -25,7 +25,7 @@ from downscale.conservation.report import ConservationReport, VariableReport, fi
 from downscale.deconvolution.psf import pick_psf
 from downscale.deconvolution.weights import Instrument
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing, spell
-from downscale.methods.footprint import seen_through
+from downscale.methods.footprint import blur_maps
 from downscale.options import one_of, option
 from downscale.request import require_legal
 
@@ -187,8 +187,8 @@ def _blur_fine(comparison: Nested | Overlapping, name: str, footprint: Any, exte
     instrument = Instrument(pick_psf(footprint), axes.grid)
     area = axes.grid.cell_area if extensive else 1.0
     means = field.astype("f8") / area
-    blurred = means.copy(data=seen_through(means.data, instrument) * area)
-    size = means.copy(data=seen_through(np.abs(means.data), instrument))
+    blurred = means.copy(data=blur_maps(means.data, instrument) * area)
+    size = means.copy(data=blur_maps(np.abs(means.data), instrument))
     weights = xr.DataArray(axes.grid.cell_area, dims=axes.dims)
     floor = (size * weights).sum(axes.dims) / weights.where(np.isfinite(size)).sum(axes.dims)
     fine = comparison.fine.assign({name: blurred.assign_attrs({"stored": field.dtype})})

@@ -18,8 +18,8 @@ from downscale.errors import ConservationError
 
 
 @dataclass(frozen=True, eq=False)
-class FootprintWork:
-    """Computes fine maps whose footprint-weighted averages equal the coarse values."""
+class FootprintMethod:
+    """Downscaling to fine maps whose footprint-weighted averages equal the coarse values."""
 
     job: Job
     instrument: Instrument
@@ -33,10 +33,10 @@ class FootprintWork:
         transfer = DeviceTransfer(pick_device(job.device))
         fine = np.full((len(maps), *job.fine.shape), np.nan, job.dtype)
         for index, field in enumerate(maps):
-            self._one(field.astype(np.float64), fine[index], transfer)
+            self._refine_map(field.astype(np.float64), fine[index], transfer)
         return fine.reshape(*values.shape[:-2], *job.fine.shape)
 
-    def _one(self, coarse: NDArray[np.float64], out: NDArray[Any], transfer: DeviceTransfer) -> None:
+    def _refine_map(self, coarse: NDArray[np.float64], out: NDArray[Any], transfer: DeviceTransfer) -> None:
         from downscale.deconvolution.blur import find_blur
         from downscale.deconvolution.footprint import FootprintOperator, footprint_error
 
@@ -58,9 +58,9 @@ class FootprintWork:
             return
         stored = np.where(valid, out, 0.0).astype(np.float64)
         stored = stored / job.fine.cell_area if job.extensive else stored
-        self._judged(float(footprint_error(operator, transfer.send(stored), x).max()), stored[valid])
+        self._check(float(footprint_error(operator, transfer.send(stored), x).max()), stored[valid])
 
-    def _judged(self, error: float, stored: NDArray[np.float64]) -> None:
+    def _check(self, error: float, stored: NDArray[np.float64]) -> None:
         """Warn, or raise an error, if the stored values violate the footprint averages or the bounds."""
         job = self.job
         if not error <= job.tolerance:
@@ -72,21 +72,22 @@ class FootprintWork:
                 raise ConservationError(line)
             warnings.warn(line, UserWarning, stacklevel=2)
         low, high = (-np.inf if job.bounds[0] is None else job.bounds[0]), job.bounds[1]
-        beyond = max(low - stored.min(), stored.max() - (np.inf if high is None else high))
-        if beyond > 0:
+        excess = max(low - stored.min(), stored.max() - (np.inf if high is None else high))
+        if excess > 0:
             warnings.warn(
-                f"{job.name}: the footprint takes priority over bounds; fine values exceed them by {beyond:.2g}",
+                f"{job.name}: the footprint takes priority over bounds; fine values exceed them by {excess:.2g}",
                 UserWarning, stacklevel=2,
             )  # fmt: skip
 
 
-def fine_field(work: FootprintWork, data: Any) -> Any:
-    """Return the fine field of (..., n_y, n_x); lazy data stay lazy, and their maps are not split."""
+def refine_lazily(method: FootprintMethod, data: Any) -> Any:
+    """Return the fine field of (..., n_y, n_x), lazy for lazy data, whose maps are not split."""
     if not isinstance(data, da.Array):
-        return work(np.asarray(data))
+        return method(np.asarray(data))
     data = whole_maps(data)
-    chunks = (*data.chunks[:-2], *((n,) for n in work.job.fine.shape))
-    return data.map_blocks(work, chunks=chunks, dtype=work.job.dtype, meta=np.empty((0,) * data.ndim, work.job.dtype))
+    chunks = (*data.chunks[:-2], *((n,) for n in method.job.fine.shape))
+    dtype = method.job.dtype
+    return data.map_blocks(method, chunks=chunks, dtype=dtype, meta=np.empty((0,) * data.ndim, dtype))
 
 
 def whole_maps(data: da.Array, axes: int = 2) -> da.Array:
@@ -94,14 +95,14 @@ def whole_maps(data: da.Array, axes: int = 2) -> da.Array:
     return data.rechunk(dict.fromkeys(range(data.ndim - axes, data.ndim), -1))
 
 
-def seen_through(data: Any, instrument: Instrument, device: str = "cpu") -> Any:
+def blur_maps(data: Any, instrument: Instrument, device: str = "cpu") -> Any:
     """Return maps (..., cells) blurred by an instrument, in float64; missing cells exchange no flux.
 
     The area integral over the valid cells of each map is conserved.
     """
     from downscale.deconvolution.blur import find_blur
 
-    def blurred(values: NDArray[Any]) -> NDArray[Any]:
+    def blur(values: NDArray[Any]) -> NDArray[Any]:
         transfer = DeviceTransfer(pick_device(device))
         maps = np.asarray(values, np.float64).reshape(-1, *instrument.shape)
         images = np.full(maps.shape, np.nan)
@@ -114,6 +115,6 @@ def seen_through(data: Any, instrument: Instrument, device: str = "cpu") -> Any:
         return images.reshape(values.shape)
 
     if not isinstance(data, da.Array):
-        return blurred(np.asarray(data))
+        return blur(np.asarray(data))
     full_maps = whole_maps(data, len(instrument.shape))
-    return da.map_blocks(blurred, full_maps, dtype=np.float64, meta=np.empty((0,) * data.ndim))
+    return da.map_blocks(blur, full_maps, dtype=np.float64, meta=np.empty((0,) * data.ndim))

@@ -54,28 +54,28 @@ def makes_mask(method: Any) -> bool:
     """Return whether a method is a model of an event mask, which conservation does not apply to."""
     if isinstance(method, (str, Path)) and not str(method).endswith(SUFFIX):
         return False
-    return is_learned(method) and getattr(opened(method).spec, "event", None) is not None
+    return is_learned(method) and getattr(load_method(method).spec, "event", None) is not None
 
 
-def opened(method: Any, factor: tuple[int, int] | None = None) -> Any:
+def load_method(method: Any, factor: tuple[int, int] | None = None) -> Any:
     """Return the model of a path or a name; other methods are returned unchanged."""
     if not isinstance(method, (str, Path)) or not is_learned(method):
         return method
     path = path_of(method, factor)
     status = path.stat() if path.is_file() else None
-    return _loaded(path, None if status is None else (status.st_mtime_ns, status.st_size))
+    return _load_cached(path, None if status is None else (status.st_mtime_ns, status.st_size))
 
 
 @lru_cache(maxsize=8)
-def _loaded(path: Path, state: Any) -> Learned:
+def _load_cached(path: Path, state: Any) -> Learned:
     """Read a checkpoint once for all requests; read it again if it changes."""
     from downscale.models.checkpoint import load
 
     return load(path)[0]
 
 
-def bound_model(
-    learned: Learned, ds: xr.Dataset, where: Horizontal, target: Any, wanted: list[str], statics: Mapping[str, Any]
+def bind_model(
+    learned: Learned, ds: xr.Dataset, where: Horizontal, target: Any, names: list[str], statics: Mapping[str, Any]
 ) -> Model:
     """Bind a model to the grid and the variables of a request; ``statics`` are the fine orography and land fraction."""
     spec = learned.spec
@@ -86,42 +86,43 @@ def bound_model(
             f"expected the factor of the model, {spec.factor[0]} x {spec.factor[1]}, received "
             f"{target.factors[0]} x {target.factors[1]}; leave factor out, or use a model of this one"
         )
-    names = _matched(spec, ds, wanted)
-    inputs = {variable.name: ds[name] for variable, name in zip((*spec.outputs, *spec.predictors), names, strict=True)}
-    scales = tuple(scale_to(variable, inputs[variable.name]) for variable in (*spec.outputs, *spec.predictors))
+    matched_names = _match_inputs(spec, ds, names)
+    variables = *spec.outputs, *spec.predictors
+    inputs = {variable.name: ds[name] for variable, name in zip(variables, matched_names, strict=True)}
+    scales = tuple(scale_to(variable, inputs[variable.name]) for variable in variables)
     _require_own_code(learned, inputs)
-    numbers = {name: i for i, name in enumerate(names[: len(spec.outputs)]) if name in wanted}
+    numbers = {name: i for i, name in enumerate(matched_names[: len(spec.outputs)]) if name in names}
     bound = {name: learned.bind(where.grid, target.parts, i).with_scales(scales) for name, i in numbers.items()}
     return Model(spec, bound, inputs, _static_fields(spec, where, target, statics), learned)
 
 
-def looked_at(learned: Learned, ds: xr.Dataset) -> frozenset[str]:
-    """Return the variables of ``ds`` that a model reads but does not refine, as far as they are present."""
+def predictor_names(learned: Learned, ds: xr.Dataset) -> frozenset[str]:
+    """Return the names of the variables in ``ds`` that a model reads but does not refine."""
     variables = [str(name) for name in ds.data_vars]
-    names = [_match(variable, ds, variables, alone=False) for variable in learned.spec.predictors]
+    names = [_match(variable, ds, variables, is_only=False) for variable in learned.spec.predictors]
     return frozenset(name for name in names if name is not None) - {variable.name for variable in learned.spec.outputs}
 
 
-def own_outputs(spec: ModelSpec, ds: xr.Dataset, among: list[str]) -> list[str]:
+def select_outputs(spec: ModelSpec, ds: xr.Dataset, among: list[str]) -> list[str]:
     """Return the variables of ``ds`` that match the outputs of the model."""
-    alone = len(spec.outputs) == 1
-    matches = [name for name in among if any(_match(output, ds, [name], alone) for output in spec.outputs)]
-    return matched_outputs(spec, ds, matches or among)
+    is_only = len(spec.outputs) == 1
+    matches = [name for name in among if any(_match(output, ds, [name], is_only) for output in spec.outputs)]
+    return match_outputs(spec, ds, matches or among)
 
 
-def matched_outputs(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
-    """Return the variables of ``ds`` that match the outputs of the model; all ``wanted`` ones must be among them."""
+def match_outputs(spec: ModelSpec, ds: xr.Dataset, names: list[str]) -> list[str]:
+    """Return the variables of ``ds`` that match the outputs of the model; all ``names`` must be among them."""
     variables = [str(name) for name in ds.data_vars]
     # An output that is not requested is still an input.
-    names = [
-        _match(output, ds, wanted, alone=len(spec.outputs) == 1) or _match(output, ds, variables, alone=False)
+    matched_names = [
+        _match(output, ds, names, is_only=len(spec.outputs) == 1) or _match(output, ds, variables, is_only=False)
         for output in spec.outputs
     ]
-    matches = [name for name in names if name is not None]
-    unmatched = [name for name in wanted if name not in matches]
-    missing = [output.name for output, name in zip(spec.outputs, names, strict=True) if name is None]
+    matches = [name for name in matched_names if name is not None]
+    unmatched = [name for name in names if name not in matches]
+    missing = [output.name for output, name in zip(spec.outputs, matched_names, strict=True) if name is None]
     output_names = [output.name for output in spec.outputs]
-    if unmatched and any(name in wanted for name in matches):
+    if unmatched and any(name in names for name in matches):
         raise InputError(
             f"expected variables that this model makes ({listing(output_names)}), received {listing(unmatched)} too; "
             f"name the others in data_vars, as data_vars={matches!r}"
@@ -129,16 +130,16 @@ def matched_outputs(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[
     if missing or unmatched:
         raise InputError(
             f"expected the variable {(missing or output_names)[0]!r}, which this model refines, received "
-            f"{listing(wanted)}; rename a variable, or give it the standard_name of that one"
+            f"{listing(names)}; rename a variable, or give it the standard_name of that one"
         )
     return matches
 
 
-def _matched(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
+def _match_inputs(spec: ModelSpec, ds: xr.Dataset, names: list[str]) -> list[str]:
     """Return the variables of ``ds`` that match the inputs of the model, outputs first; raise if one is missing."""
-    matches, variables = matched_outputs(spec, ds, wanted), [str(name) for name in ds.data_vars]
+    matches, variables = match_outputs(spec, ds, names), [str(name) for name in ds.data_vars]
     for predictor in spec.predictors:
-        name = _match(predictor, ds, variables, alone=False)
+        name = _match(predictor, ds, variables, is_only=False)
         if name is None:
             raise InputError(
                 f"expected the predictor {predictor.name!r} that this model uses, received {listing(ds.data_vars)}; "
@@ -148,13 +149,14 @@ def _matched(spec: ModelSpec, ds: xr.Dataset, wanted: list[str]) -> list[str]:
     return matches
 
 
-def _match(own: Variable, ds: xr.Dataset, among: list[str], alone: bool) -> str | None:
+def _match(variable: Variable, ds: xr.Dataset, among: list[str], is_only: bool) -> str | None:
     """Return the matching variable: by name, by standard name, or as the only one of its kind."""
-    if own.name in among:
-        return own.name
-    matches = [name for name in among if own.standard_name and ds[name].attrs.get("standard_name") == own.standard_name]
-    kind = next((kind for kind in KINDS if kind.search(own.name)), None)
-    if not matches and alone and kind is not None:
+    if variable.name in among:
+        return variable.name
+    standard_name = variable.standard_name
+    matches = [name for name in among if standard_name and ds[name].attrs.get("standard_name") == standard_name]
+    kind = next((kind for kind in KINDS if kind.search(variable.name)), None)
+    if not matches and is_only and kind is not None:
         matches = [name for name in among if any(kind.search(word) for word in _words(ds[name]))]
     return matches[0] if len(matches) == 1 else None
 
@@ -164,7 +166,7 @@ def _words(variable: xr.DataArray) -> tuple[str, ...]:
     return str(variable.name), *(str(variable.attrs.get(key, "")) for key in ("standard_name", "long_name"))
 
 
-def scale_to(own: Variable, variable: xr.DataArray) -> Scale:
+def scale_to(model_variable: Variable, variable: xr.DataArray) -> Scale:
     """Return the factor and the offset from the units of a variable to the units of training.
 
     Examples
@@ -175,13 +177,14 @@ def scale_to(own: Variable, variable: xr.DataArray) -> Scale:
     """
     units = str(variable.attrs.get("units", "")).strip()
     # The model uses ratios of "local" values, which do not depend on units with an absolute zero.
-    if own.transform == "local" or same_units(units, own.units):
+    if model_variable.transform == "local" or same_units(units, model_variable.units):
         return SAME
-    zero, one = convert(0.0, units, own.units), convert(1.0, units, own.units)
+    zero, one = convert(0.0, units, model_variable.units), convert(1.0, units, model_variable.units)
     if not units or zero is None or one is None:
         remedy = "use a model of this quantity" if units else "set the attribute units"
         raise InputError(
-            f"{variable.name}: expected units of {own.units!r} as in training, received {units or 'none'!r}; {remedy}"
+            f"{variable.name}: expected units of {model_variable.units!r} as in training, received "
+            f"{units or 'none'!r}; {remedy}"
         )
     return one - zero, zero
 
@@ -208,26 +211,27 @@ def fingerprint(learned: Learned) -> str:
 def _static_fields(
     spec: ModelSpec, where: Horizontal, target: Any, statics: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    from downscale.models.static_features import companions
+    from downscale.models.static_features import static_features
 
     fields = {name: np.asarray(statics[name]) for name in ("orog", "sftlf") if name in statics}
     if fields.get("sftlf", np.zeros(1)).max(initial=0) > 1.5:
         fields["sftlf"] = fields["sftlf"] / 100
-    return companions(spec.statics, target.fine, target.aggregation(where.grid), fields, where.locator)
+    return static_features(spec.statics, target.fine, target.aggregation(where.grid), fields, where.locator)
 
 
 def inputs_of(array: xr.DataArray, data: Any, model: Model | None, numbers: xr.DataArray | None = None) -> Any:
     """Return the field, the other inputs of a model and the number of each map, stacked to (..., C, n_y, n_x)."""
-    fields = [data] if model is None else [_along(source, array, data) for source in model.inputs.values()]
-    fields += [] if model is None else [_along(clock, array, data) for clock in _clocks(model.spec, array)]
-    fields += [] if numbers is None else [_along(numbers, array, data)]
+    fields = [data] if model is None else [_align_dims(source, array, data) for source in model.inputs.values()]
+    features = [] if model is None else _time_features(model.spec, array)
+    fields += [_align_dims(feature, array, data) for feature in features]
+    fields += [] if numbers is None else [_align_dims(numbers, array, data)]
     if not isinstance(data, da.Array):
         return np.stack([np.broadcast_to(values, data.shape) for values in fields], axis=-3)
     arrays = [da.broadcast_to(values, data.shape).rechunk(data.chunks) for values in fields]
     return da.stack(arrays, axis=-3).rechunk({data.ndim - 2: -1})
 
 
-def _along(other: xr.DataArray, array: xr.DataArray, data: Any) -> Any:
+def _align_dims(other: xr.DataArray, array: xr.DataArray, data: Any) -> Any:
     """Return a field with the dimensions of ``array``; those it lacks have size one."""
     extra_dims = [str(dim) for dim in other.dims if dim not in array.dims]
     if extra_dims or any(other.sizes[dim] != array.sizes[dim] for dim in other.dims):
@@ -240,11 +244,11 @@ def _along(other: xr.DataArray, array: xr.DataArray, data: Any) -> Any:
     return values.reshape([other.sizes.get(dim, 1) for dim in array.dims])
 
 
-def _clocks(spec: ModelSpec, array: xr.DataArray) -> list[xr.DataArray]:
+def _time_features(spec: ModelSpec, array: xr.DataArray) -> list[xr.DataArray]:
     """Return the time features of the model, one per channel."""
     if not spec.encodings:
         return []
-    from downscale.models.time_features import clock_values
+    from downscale.models.time_features import time_features
 
     time = next((array[dim] for dim in array.dims if dim in array.coords and _is_time(array[dim])), None)
     if time is None:
@@ -252,7 +256,7 @@ def _clocks(spec: ModelSpec, array: xr.DataArray) -> list[xr.DataArray]:
             f"{array.name}: expected a time axis, since this model uses {listing(spec.encodings)}, received the "
             f"dimensions {listing(map(str, array.dims))}; add one"
         )
-    values = clock_values(spec.encodings, time.values, time.size)
+    values = time_features(spec.encodings, time.values, time.size)
     return [xr.DataArray(values[:, i], dims=time.dims, name=name) for i, name in enumerate(spec.time_channels)]
 
 

@@ -69,7 +69,7 @@ def with_members(array: xr.DataArray, count: int | None) -> xr.DataArray:
     return xr.DataArray(data, coords, dims, array.name, array.attrs)
 
 
-def order_of(dims: tuple[Any, ...], made: tuple[Any, ...]) -> list[Any]:
+def order_of(dims: tuple[Any, ...], result_dims: tuple[Any, ...]) -> list[Any]:
     """Return the dimensions of a result in the order of the input, with members before the first horizontal one.
 
     Examples
@@ -77,8 +77,8 @@ def order_of(dims: tuple[Any, ...], made: tuple[Any, ...]) -> list[Any]:
     >>> order_of(("lat", "lon", "time"), ("time", "realization", "lat", "lon"))
     ['realization', 'lat', 'lon', 'time']
     """
-    extra_dims = [dim for dim in made if dim not in dims]
-    position = min(dims.index(dim) for dim in made[-2:])
+    extra_dims = [dim for dim in result_dims if dim not in dims]
+    position = min(dims.index(dim) for dim in result_dims[-2:])
     return [*dims[:position], *extra_dims, *dims[position:]]
 
 
@@ -89,6 +89,6 @@ def numbers_of(array: xr.DataArray) -> xr.DataArray:
     return xr.DataArray(numbers, dims=array.dims[:-2], name="number of the map")
 
 
-def coordinate(count: int) -> xr.Variable:
+def member_coordinate(count: int) -> xr.Variable:
     """Return the coordinate of the members, from 0."""
     return xr.Variable((DIMENSION,), np.arange(count), dict(ATTRS))

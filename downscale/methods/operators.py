@@ -75,15 +75,16 @@ def weights(
         )
     target = pick_target(where, factor, target_grid, None)
     kernel = operator(method, where.grid, target.parts, taps, order)
-    y, x = (_along(parts, axis.dense(parts.coarse.size)) for parts, axis in zip(target.parts, kernel.axes, strict=True))
+    axes = zip(target.parts, kernel.axes, strict=True)
+    y, x = (_target_matrix(parts, axis.dense(parts.coarse.size)) for parts, axis in axes)
     fine_grid = target.fine if target.axes is None else target.axes.grid
     return weights_dataset(y, x, where.grid, fine_grid, layout=layout, method=method, normalization=normalization)  # type: ignore[arg-type]
 
 
-def _along(parts: Subcells, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+def _target_matrix(parts: Subcells, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the operator from coarse to target cells of an axis; rows add up to the covered fraction."""
     indices = np.flatnonzero(parts.owner >= 0)
     owner = parts.owner[indices]
-    gathered = np.zeros((parts.target.size, parts.coarse.size))
-    np.add.at(gathered, owner, (parts.measure[indices] / parts.target.measure[owner])[:, None] * matrix[indices])
-    return gathered
+    target_matrix = np.zeros((parts.target.size, parts.coarse.size))
+    np.add.at(target_matrix, owner, (parts.measure[indices] / parts.target.measure[owner])[:, None] * matrix[indices])
+    return target_matrix

@@ -9,7 +9,7 @@ from downscale.errors import OptionError
 FOLDER = Path(__file__).parent
 NAMES = ("rain", "temperature")
 # Default factor of each name.
-USUAL = 4
+DEFAULT_FACTOR = 4
 
 
 def path_of(model: str | Path, factor: tuple[int, int] | None = None) -> Path:
@@ -23,7 +23,7 @@ def path_of(model: str | Path, factor: tuple[int, int] | None = None) -> Path:
     name = str(model)
     if name not in NAMES:
         return Path(model).expanduser()
-    pair = (USUAL, USUAL) if factor is None else factor
+    pair = (DEFAULT_FACTOR, DEFAULT_FACTOR) if factor is None else factor
     path = FOLDER / f"{name}_x{pair[0]}.safetensors"
     if pair[0] != pair[1] or not path.exists():
         available = ", ".join(str(number) for number in factors(name)) or "none"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from downscale.nn.learned import Learned
 
 FORMAT, FORMAT_VERSION = "downscale-model", 2
-WHAT = "model"
+KIND = "model"
 # Smaller tensors, such as scales, keep full precision.
 MANY = 1024
 # A header has a length of eight bytes, then JSON; a longer one is not a header.
@@ -115,7 +115,7 @@ def load(path: str | Path, network: nn.Module | None = None) -> tuple[Learned, R
         learned = Learned(spec, network)
     except DownscaleError as error:
         raise InputError(f"{path}: {error}") from None
-    state = read_tensors(path, WHAT)
+    state = read_tensors(path, KIND)
     _require_fit(learned.state_dict(), state, str(path))
     _require_finite(state, str(path))
     learned.load_state_dict(state)
@@ -130,7 +130,7 @@ def load_record(path: str | Path) -> tuple[ModelSpec, Record]:
     InputError
         If the header describes no model, or one of a newer format.
     """
-    texts = read_texts(path, WHAT)
+    texts = read_texts(path, KIND)
     if texts.get("format") != FORMAT or "spec" not in texts:
         raise InputError(
             f"expected a model of this package, received {path}, whose header holds "
@@ -146,7 +146,7 @@ def load_record(path: str | Path) -> tuple[ModelSpec, Record]:
                 f"expected format 1 to {FORMAT_VERSION}, received one of format {number}; update the package"
             )
         if number == 1:
-            spec, record = _from_1(spec, record)
+            spec, record = _migrate_from_1(spec, record)
         # Unknown keys of a record are ignored.
         values = {key: record[key] for key in asdict(Record()) if key in record}
         for key, value in values.items():
@@ -160,7 +160,7 @@ def load_record(path: str | Path) -> tuple[ModelSpec, Record]:
         raise InputError(f"expected a model with a readable header, received {path}; get it again") from None
 
 
-def _from_1(spec: dict[str, Any], record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _migrate_from_1(spec: dict[str, Any], record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the header of format 1 in format 2.
 
     Format 1 has the dates of each source without the training split: all of them may be training dates.
@@ -173,12 +173,12 @@ def _from_1(spec: dict[str, Any], record: dict[str, Any]) -> tuple[dict[str, Any
     return {"noise": [0, 0], **spec}, {**record, "sources": sources}
 
 
-def _require_fit(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str) -> None:
-    missing, unknown = [k for k in wanted if k not in state], [k for k in state if k not in wanted]
+def _require_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], path: str) -> None:
+    missing, unknown = [k for k in expected if k not in state], [k for k in state if k not in expected]
     if missing or unknown:
         word, name = ("without", missing[0]) if missing else ("with an unknown", unknown[0])
         raise InputError(f"expected the weights of the model in {path}, received a file {word} {name!r}; get it again")
-    for name, tensor in wanted.items():
+    for name, tensor in expected.items():
         if tensor.shape != state[name].shape:
             raise InputError(
                 f"expected weights {name!r} of shape {tuple(tensor.shape)} in {path}, received "
@@ -205,44 +205,46 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: Mapping[str,
         scratch.write_bytes(save(cpu_tensors, metadata=dict(texts)))
 
 
-def read_texts(path: str | Path, what: str) -> dict[str, str]:
+def read_texts(path: str | Path, kind: str) -> dict[str, str]:
     """Return the texts of a file, from its header alone."""
     from safetensors import safe_open
 
-    with _reading(path, what) as file, safe_open(file, framework="numpy") as stream:
+    with _open_file(path, kind) as file, safe_open(file, framework="numpy") as stream:
         return dict(stream.metadata() or {})
 
 
-def read_tensors(path: str | Path, what: str) -> dict[str, Tensor]:
+def read_tensors(path: str | Path, kind: str) -> dict[str, Tensor]:
     """Return the tensors of a file, on the CPU; runs no code from the file."""
     from safetensors.torch import load_file
 
-    with _reading(path, what) as file:
+    with _open_file(path, kind) as file:
         return load_file(file)
 
 
 @contextmanager
-def _reading(path: str | Path, what: str) -> Iterator[Path]:
+def _open_file(path: str | Path, kind: str) -> Iterator[Path]:
     """Yield the path of a file that may be of the right kind; errors on reading become an InputError."""
     from safetensors import SafetensorError
 
-    file = regular_file(path, what)
+    file = regular_file(path, kind)
     if not file.is_file():
-        raise InputError(f"expected an existing {what}, received {file}; check the path")
+        raise InputError(f"expected an existing {kind}, received {file}; check the path")
     with file.open("rb") as stream:
         start = stream.read(LENGTH_BYTES)
     size = file.stat().st_size
     # The length of a header may begin with any byte.
     if len(start) < LENGTH_BYTES or not 2 <= struct.unpack("<Q", start)[0] <= LONGEST_HEADER:
-        kind = next((name for magic, name in FOREIGN.items() if start.startswith(magic)), None)
-        received = f"{file}, which is {kind}; it is never loaded" if kind else f"{file} ({size} bytes) of another kind"
-        raise InputError(f"expected a {what} in safetensors format, received {received}; get the right file")
+        foreign_kind = next((name for magic, name in FOREIGN.items() if start.startswith(magic)), None)
+        received = f"{file} ({size} bytes) of another kind"
+        if foreign_kind is not None:
+            received = f"{file}, which is {foreign_kind}; it is never loaded"
+        raise InputError(f"expected a {kind} in safetensors format, received {received}; get the right file")
     try:
         yield file
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"expected a whole {what}, received {file} of {size} bytes, damaged or cut short ({reason}); get it again"
+            f"expected a whole {kind}, received {file} of {size} bytes, damaged or cut short ({reason}); get it again"
         ) from None
 
 

@@ -20,40 +20,40 @@ Locate = Callable[[Floats, Floats], tuple[Floats, Floats]]
 NEEDS = {"orog": "orog", "relief": "orog", "slope": "orog", "aspect": "orog", "sftlf": "sftlf"}
 
 
-def companions(
+def static_features(
     names: Sequence[str],
     grid: Any,
     cells: Aggregation,
-    given: Mapping[str, Floats],
+    inputs: Mapping[str, Floats],
     locate: Locate | None = None,
 ) -> dict[str, Floats]:
     """Return the fine fields of the statics ``names`` by channel, each of shape (n_fine_y, n_fine_x).
 
     ``relief`` is the height above the coarse cell's mean in metres, ``slope`` is in m per m, and ``aspect_sin`` and
-    ``aspect_cos`` are the eastward and northward parts of the uphill direction along the axes. ``given`` holds
+    ``aspect_cos`` are the eastward and northward parts of the uphill direction along the axes. ``inputs`` holds
     "orog" in metres and "sftlf" as a fraction; ``locate`` returns longitudes and latitudes in degrees from other axes.
     """
     for name in names:
         need = NEEDS.get(name)
-        if need is not None and need not in given:
+        if need is not None and need not in inputs:
             raise InputError(f"expected {need} for the static {name!r}, received none; give the file in the recipe")
     fields: dict[str, Floats] = {}
     for name in names:
-        fields.update(_made(name, grid, cells, given, locate))
+        fields.update(_compute_feature(name, grid, cells, inputs, locate))
     return {channel: fields[channel] for name in names for channel in STATICS[name]}
 
 
-def _made(
-    name: str, grid: Any, cells: Aggregation, given: Mapping[str, Floats], locate: Locate | None
+def _compute_feature(
+    name: str, grid: Any, cells: Aggregation, inputs: Mapping[str, Floats], locate: Locate | None
 ) -> dict[str, Floats]:
     if name in ("orog", "sftlf"):
-        return {name: given[name]}
+        return {name: inputs[name]}
     if name == "relief":
-        return {name: given["orog"] - cells.broadcast_to_fine(cells.mean(given["orog"]))}
+        return {name: inputs["orog"] - cells.broadcast_to_fine(cells.mean(inputs["orog"]))}
     if name in ("lat", "lon"):
         angle = np.deg2rad(_positions(grid, locate)[name == "lat"])
         return {f"{name}_sin": np.sin(angle), f"{name}_cos": np.cos(angle)}
-    east, north = sobel(given["orog"], Spacing.of(grid))
+    east, north = sobel(inputs["orog"], Spacing.of(grid))
     slope = np.hypot(east, north)
     if name == "slope":
         return {name: slope}

@@ -13,12 +13,12 @@ from downscale.errors import InputError, listing
 SECONDS_OF_DAY, DAYS_OF_YEAR = 86400.0, 365.2425
 
 
-def clock_values(encodings: tuple[str, ...], dates: NDArray[Any] | None, count: int) -> NDArray[np.float32]:
+def time_features(encodings: tuple[str, ...], dates: NDArray[Any] | None, count: int) -> NDArray[np.float32]:
     """Return sines and cosines of the time of year and of day, shape (count, 2 * len(encodings)).
 
     Examples
     --------
-    >>> clock_values(("hour",), np.array(["2000-01-01T06"], dtype="M8[ns]"), 1).round(3).tolist()
+    >>> time_features(("hour",), np.array(["2000-01-01T06"], dtype="M8[ns]"), 1).round(3).tolist()
     [[1.0, 0.0]]
     """
     if not encodings:

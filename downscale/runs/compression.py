@@ -29,7 +29,7 @@ from downscale.fields.aggregate import Aggregation
 from downscale.io.encoding import WHOLE_STEPS
 from downscale.io.paths import check_netcdf, sources_of
 from downscale.io.write import Storage, write_checked
-from downscale.methods.learned import ENCODER, SAME, fingerprint, opened, own_outputs, scale_to
+from downscale.methods.learned import ENCODER, SAME, fingerprint, load_method, scale_to, select_outputs
 from downscale.methods.registry import is_learned, name_of
 from downscale.metrics.checkerboard import checkerboard
 from downscale.process.computing import progress_bar
@@ -82,7 +82,7 @@ def encode(obj: XarrayObject, model: Any, device: str = "auto") -> xr.Dataset:
     --------
     ``small = downscale.encode(rain, "rain_code.safetensors"); downscale.to_netcdf(small, "rain_code.nc")``
     """
-    compressor = opened(model) if is_learned(model) else None
+    compressor = load_method(model) if is_learned(model) else None
     if compressor is None or compressor.spec.code is None:
         raise OptionError(
             f"expected a compressor (a model of a recipe with task: compression), received {name_of(model)}; train "
@@ -90,7 +90,7 @@ def encode(obj: XarrayObject, model: Any, device: str = "auto") -> xr.Dataset:
         )
     ds, _ = as_dataset(obj)
     axes = horizontal(ds)
-    names = own_outputs(compressor.spec, ds, pick_variables(ds, axes, None))
+    names = select_outputs(compressor.spec, ds, pick_variables(ds, axes, None))
     for output, name in zip(compressor.spec.outputs, names, strict=True):
         if scale_to(output, ds[name]) != SAME:
             units = str(ds[name].attrs.get("units"))
@@ -202,7 +202,7 @@ def compression_errors(fine: XarrayObject, code_ds: xr.Dataset, model: Any) -> d
     ``rmse`` and ``rmse_kernel`` (the kernel applied to the means alone) are weighted by area; the checkerboard indices
     in dB are NaN for maps that are too small.
     """
-    compressor, truth = opened(model), as_dataset(fine)[0]
+    compressor, truth = load_method(model), as_dataset(fine)[0]
     factor, results = compressor.spec.factor, {}
     decoded = downscale(code_ds, method=model, check="skip")
     area = cell_area(truth)

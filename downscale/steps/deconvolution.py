@@ -20,7 +20,7 @@ from downscale.deconvolution.weights import Instrument
 from downscale.engine.checks import replace_infinite
 from downscale.engine.device import DeviceTransfer, pick_device
 from downscale.errors import InputError, OptionError, listing
-from downscale.methods.footprint import seen_through, whole_maps
+from downscale.methods.footprint import blur_maps, whole_maps
 from downscale.options import option
 from downscale.request import ARGUMENTS, DECONVOLUTION, takes
 from downscale.steps.history import add_history, result_encoding
@@ -212,7 +212,7 @@ def _blur_variable(variable: xr.DataArray, plan: DeconvolutionPlan, device: str)
     data = xr.apply_ufunc(
         replace_infinite, array, kwargs={"name": variable.name}, dask="parallelized", output_dtypes=[array.dtype]
     ).data
-    blurred = seen_through(data if area is None else data / area, plan.instrument, device)
+    blurred = blur_maps(data if area is None else data / area, plan.instrument, device)
     blurred = (blurred if area is None else blurred * area).astype(result_type(variable.dtype))
     return {str(variable.name): array.copy(data=blurred).transpose(*variable.dims)}
 

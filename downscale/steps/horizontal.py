@@ -24,7 +24,7 @@ from downscale.engine.memory import (
 )
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.subcells import SubcellGrid
-from downscale.methods.footprint import FootprintWork, fine_field
+from downscale.methods.footprint import FootprintMethod, refine_lazily
 from downscale.methods.learned import inputs_of
 from downscale.methods.members import numbers_of, order_of, with_members
 from downscale.steps.jobs import fit_chunks
@@ -48,8 +48,8 @@ def fine_variable(variable: xr.DataArray, job: Job, map_plan: MapPlan) -> xr.Var
     if request.members is not None:
         array = with_members(array, request.members)
     if map_plan.instrument is not None:
-        work = FootprintWork(job, map_plan.instrument, request.map_order, _valid_cells(map_plan))
-        fine_maps = xr.Variable(array.dims, fine_field(work, array.data), dict(variable.attrs))
+        method = FootprintMethod(job, map_plan.instrument, request.map_order, _valid_cells(map_plan))
+        fine_maps = xr.Variable(array.dims, refine_lazily(method, array.data), dict(variable.attrs))
         return fine_maps.transpose(*variable.dims)
     data = fit_chunks(array.data, job, other_memory(variable, job, map_plan))
     statics = _block_statics(job, map_plan)

@@ -24,7 +24,7 @@ from downscale.errors import DownscaleError, GridError, InputError, OptionError,
 from downscale.fields.aggregate import Aggregation
 from downscale.io.statics import pick_mask, pick_static, regrid_mask, regrid_static, sampling_note
 from downscale.io.target import Target, is_file, open_target, pick_target
-from downscale.methods.learned import Model, bound_model, looked_at, opened
+from downscale.methods.learned import Model, bind_model, load_method, predictor_names
 from downscale.methods.members import draws_of
 from downscale.methods.registry import CASCADE, find_method, is_learned
 from downscale.nn.cascade import cascade
@@ -81,7 +81,7 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
     names = pick_variables(ds, axes, request.data_vars)
     if request.data_vars is None and is_learned(method):
         # Inputs that a model only reads may hold codes or directions.
-        names = [name for name in names if name not in looked_at(method, ds)]
+        names = [name for name in names if name not in predictor_names(method, ds)]
     _require_variables("bounds", request.bounds, names)
     codes = tuple(name for name in names if is_categorical(ds[name]))
     if codes and not target.nests:
@@ -153,7 +153,7 @@ def _build_upscalers(
     kind = find_method(method).kind
     model = None
     if kind == "learned":
-        model = bound_model(method, ds, axes, target, names, statics)
+        model = bind_model(method, ds, axes, target, names, statics)
         upscalers = dict(model.upscalers)
     elif kind == "object":
         _require_factor(method, target)
@@ -227,10 +227,10 @@ def _pick_target_and_method(axes: Horizontal, request: Request) -> tuple[Target,
     if not is_learned(request.method):
         return pick_target(axes, request.factor, request.target_grid, request.method), request.method
     if request.factor is None and request.target_grid is None:
-        method = opened(request.method)
+        method = load_method(request.method)
         return pick_target(axes, None, None, method), method
     target = pick_target(axes, request.factor, request.target_grid, None)
-    return target, opened(request.method, target.factors)
+    return target, load_method(request.method, target.factors)
 
 
 def _require_nested(target: Target, request: Request) -> None:

@@ -28,8 +28,8 @@ from downscale.grid.subcells import Subcells
 from downscale.io.paths import sources_of
 from downscale.io.read import open_dataset
 from downscale.io.statics import pick_static, regrid_static
-from downscale.models.static_features import NEEDS, companions
-from downscale.models.time_features import clock_values
+from downscale.models.static_features import NEEDS, static_features
+from downscale.models.time_features import time_features
 from downscale.nn.separable import Separable, sobolev_operator
 from downscale.sample import path as sample_path
 from downscale.training.schema import Channel, Data, Network, Pair, ValidationSplit, seconds_of
@@ -212,7 +212,7 @@ def open_source(pair: Pair, data: Data, network: Network) -> Source:
             label=pair.fine, pair=pair, outputs=outputs, coarse=coarse, predictors=predictors, fine=fine, grid=grid,
             cells=cells, first=first, operator=sobolev_operator(grid, subcells, network.taps, network.order),
             statics=_statics(raw, pair, data, where, fine, cells), dates=dates, sizes=sizes,
-            clock=clock_values(tuple(data.encodings), dates, sizes[0]), files=sources_of(*files),
+            clock=time_features(tuple(data.encodings), dates, sizes[0]), files=sources_of(*files),
             licence=str(raw.attrs.get("license", "")),
             geographic=fine.spherical and where.mapping is None and not where.notes,
         )  # fmt: skip
@@ -382,7 +382,7 @@ def _statics(
         fields[name] = np.asarray(regrid_static(static, fine, name, where), dtype=np.float64)
         if name == "sftlf" and fields[name].max(initial=0) > 1.5:
             fields[name] = fields[name] / 100
-    features = companions(data.statics, fine, cells, fields, where.locator)
+    features = static_features(data.statics, fine, cells, fields, where.locator)
     return np.stack([*features.values()]).astype(np.float32) if features else np.empty((0, *fine.shape), np.float32)
 
 

@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 EVERY = 10.0
 # Initial and final learning rate of the schedules, relative to the peak.
 FIRST_SHARE, LAST_SHARE = 0.04, 0.002
-FORMAT, WHAT = "downscale-training", "training state"
+FORMAT, KIND = "downscale-training", "training state"
 STATE = "state.safetensors"
 
 
@@ -204,22 +204,22 @@ def write_state(path: Path, groups: Mapping[str, Mapping[str, Tensor]], progress
 
 def read_state(path: Path, origin: str | None) -> tuple[dict[str, dict[str, Tensor]], Progress]:
     """Return the tensors of a state and its progress; with ``origin`` None the origin is not checked."""
-    texts = read_texts(path, WHAT)
+    texts = read_texts(path, KIND)
     if texts.get("format") != FORMAT or "progress" not in texts:
-        raise InputError(f"expected a {WHAT}, received {path} of another kind; remove it, or choose another folder")
+        raise InputError(f"expected a {KIND}, received {path} of another kind; remove it, or choose another folder")
     if origin is not None and texts.get("origin") != origin:
         raise InputError(
             f"expected the recipe, settings and data that {path} was begun with, received others; continue with those, "
             "or remove that file to start again"
         )
     groups: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in read_tensors(path, WHAT).items():
+    for name, tensor in read_tensors(path, KIND).items():
         group, _, rest = name.partition("/")
         groups.setdefault(group, {})[rest] = tensor
     try:
         return groups, Progress(**parse_text(texts["progress"]))
     except (ValueError, TypeError):
-        raise InputError(f"expected a {WHAT} with a readable header, received {path}; remove it") from None
+        raise InputError(f"expected a {KIND} with a readable header, received {path}; remove it") from None
 
 
 def resume_hint(folder: Path, steps: int | None = None) -> str:
@@ -227,7 +227,7 @@ def resume_hint(folder: Path, steps: int | None = None) -> str:
     state = folder / STATE
     if not state.is_file():
         return "no step is kept yet; run again"
-    step = parse_text(read_texts(state, WHAT)["progress"])["step"]
+    step = parse_text(read_texts(state, KIND)["progress"])["step"]
     return f"step {step}{_of(steps)} is kept; run again with --resume"
 
 
