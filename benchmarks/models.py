@@ -24,7 +24,7 @@ import downscale
 from downscale.cf.horizontal import horizontal
 from downscale.models import factors, path_of
 from downscale.models.checkpoint import load_record
-from downscale.training.origin import trained_times
+from downscale.training.origin import find_trained_times
 
 # File, variable, step between maps, file of the orography.
 RAIN = (
@@ -92,7 +92,7 @@ def unseen_times(path: Path, variable: str, factor: int, method: str) -> tuple[n
     ds = downscale.open_dataset(path, chunks=None)
     dim = ds[variable].dims[0]
     dates = ds[dim].values if ds[dim].dtype.kind in "MO" else None
-    seen = trained_times(record, horizontal(ds).grid, dates, ds.sizes[dim], [str(path)])
+    seen = find_trained_times(record, horizontal(ds).grid, dates, ds.sizes[dim], [str(path)])
     return np.flatnonzero(~seen), int(seen.sum())
 
 

@@ -29,13 +29,13 @@ from downscale.nn.adversarial import Critic, Generator, projection_field
 from downscale.training.gan import GANSettings, GANTrainer
 from downscale.training.relief import (
     Tiles,
-    decibels,
+    fraction_below,
     maps_dataset,
     phase_imbalance,
     read_tiles,
-    share_under,
+    relative_decibels,
+    reorient_tiles,
     slope_quantiles,
-    turned,
 )
 
 LEVELS = (0.5, 0.9, 0.99)
@@ -118,7 +118,7 @@ def trained(tiles: Tiles, cap: float, weight: float, chosen: argparse.Namespace,
     def draw_real(count: int) -> tuple[torch.Tensor, None]:
         some = real[torch.randint(len(real), (count,))].numpy()
         # Turned with torch's random numbers, which a resumed training restores.
-        maps = turned(some, np.random.default_rng(int(torch.randint(2**31, (1,)))))
+        maps = reorient_tiles(some, np.random.default_rng(int(torch.randint(2**31, (1,)))))
         return torch.from_numpy(maps.copy())[:, None], None
 
     def make(model: torch.nn.Module, fit: torch.Tensor | None, count: int) -> torch.Tensor:
@@ -152,9 +152,9 @@ def drawn(generator: Generator, tiles: Tiles, seed: int) -> tuple[np.ndarray, np
 
 def judged(maps: np.ndarray, tiles: Tiles, cap: float) -> dict[str, object]:
     """Return slopes under the cap, quantiles, spectrum against real tiles, checkerboard, and spread."""
-    _, power = decibels(maps, tiles.heights)
+    _, power = relative_decibels(maps, tiles.heights)
     return {
-        "share_under_cap": round(share_under(maps, tiles.spacing, cap), 4),
+        "share_under_cap": round(fraction_below(maps, tiles.spacing, cap), 4),
         "slope_quantiles": [round(float(q), 4) for q in slope_quantiles(maps, tiles.spacing, LEVELS)],
         "spectrum_db": {"mean": round(float(power.mean()), 2), "largest": round(float(np.abs(power).max()), 2)},
         "checkerboard": round(phase_imbalance(maps), 3),
@@ -200,7 +200,7 @@ def _slopes(panel: Any, every: dict[str, np.ndarray], tiles: Tiles, cap: float) 
 def _spectra(panel: Any, every: dict[str, np.ndarray], tiles: Tiles) -> None:
     """Plot power relative to real tiles."""
     for (label, maps), style in zip(every.items(), STYLES, strict=False):
-        waves, power = decibels(maps, tiles.heights)
+        waves, power = relative_decibels(maps, tiles.heights)
         panel.semilogx(1e-3 * waves * np.mean(tiles.step), power, style, label=label)
     panel.axhline(0, color="k", lw=1)
     panel.set(xlabel="wavelength, km", ylabel="power over real tiles, dB")

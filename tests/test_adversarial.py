@@ -22,13 +22,13 @@ from downscale.losses.adversarial import critic_loss, gradient_penalty, slope_ca
 from downscale.nn.adversarial import Critic, Generator, blur_binomial, depth_of, projection_field
 from downscale.training.gan import GANSettings, GANTrainer, spread_of
 from downscale.training.relief import (
-    decibels,
-    even_spacing,
+    fraction_below,
     maps_dataset,
     phase_imbalance,
     read_tiles,
-    share_under,
-    turned,
+    relative_decibels,
+    reorient_tiles,
+    uniform_spacing,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,7 +46,7 @@ def trainer(seed: int = 0, penalty: bool = False, **settings: object) -> GANTrai
         return model(torch.randn(count, 8))
 
     how = GANSettings(**{"steps": 6, "batch": 4, "round": 2, "seed": seed, **settings})
-    spacing = even_spacing(16, (1.0, 1.0))
+    spacing = uniform_spacing(16, (1.0, 1.0))
     cap = (lambda maps: slope_cap(maps, spacing, 0.1)) if penalty else None
     return GANTrainer(generator, critic, draw, make, how, cap)
 
@@ -65,7 +65,7 @@ def test_critics_name_what_maps_are_to_fit_as_they_like(loss: str, tmp_path: Pat
 
     one, coarse, critic = trainer(loss=loss, steps=1), {"coarse": torch.ones(4, 1, 16, 16)}, Fitting()
     before = [value.clone() for value in critic.parameters()]
-    GANTrainer(one.model, critic, lambda count: (one.draw(count)[0], coarse), one.make, one.how).run(tmp_path)
+    GANTrainer(one.model, critic, lambda count: (one.draw(count)[0], coarse), one.generate, one.settings).run(tmp_path)
     assert any(bool((a != b).any()) for a, b in zip(before, critic.parameters(), strict=True))
 
 
@@ -126,10 +126,10 @@ def test_the_cap_is_physical() -> None:
     heights = 45.0 * torch.arange(12.0, dtype=torch.float64).expand(12, 12)
     assert float(slope_cap(heights, spacing, 0.5)) == pytest.approx(0.0, abs=1e-12)
     assert float(slope_cap(heights, spacing, 0.25)) == pytest.approx(1.0)
-    assert share_under(heights.numpy(), spacing, 0.5 + 1e-9) == 1
-    assert share_under(heights.numpy(), spacing, 0.49) == 0
+    assert fraction_below(heights.numpy(), spacing, 0.5 + 1e-9) == 1
+    assert fraction_below(heights.numpy(), spacing, 0.49) == 0
     flat = torch.zeros(6, 6, requires_grad=True)
-    slope_cap(flat, even_spacing(6, (1.0, 1.0)), 0.1).backward()
+    slope_cap(flat, uniform_spacing(6, (1.0, 1.0)), 0.1).backward()
     assert bool(torch.isfinite(flat.grad).all())
 
 
@@ -195,7 +195,7 @@ def test_states_of_others_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected the recipe, settings and data that .* was begun with, received"):
         trainer(seed=1).loop(tmp_path).restore()
     one = trainer()
-    other = GANTrainer(Generator(32, 8, 4), one.critic, one.draw, one.make, one.how)
+    other = GANTrainer(Generator(32, 8, 4), one.critic, one.draw, one.generate, one.settings)
     with pytest.raises(InputError, match=r"expected the networks that .* was begun with"):
         other.loop(tmp_path).restore()
     path.write_bytes(b"not a state")
@@ -226,7 +226,7 @@ def test_tiles_of_real_relief() -> None:
     np.testing.assert_allclose(tiles.heights.mean(axis=(1, 2)), 0, atol=1e-9)
     assert tiles.scale == pytest.approx(tiles.heights.std())
     assert 30e3 < tiles.step[0] < 40e3
-    assert np.sort(turned(tiles.heights[:3], np.random.default_rng(0)), axis=None) == pytest.approx(
+    assert np.sort(reorient_tiles(tiles.heights[:3], np.random.default_rng(0)), axis=None) == pytest.approx(
         np.sort(tiles.heights[:3], axis=None)
     )
     coarse = read_tiles(relief, 16, least=-400.0, average=2)
@@ -242,7 +242,7 @@ def test_what_is_said_of_maps() -> None:
     board = maps + 2.0 * (np.indices((32, 32)).sum(axis=0) % 2)
     assert phase_imbalance(board) > 0.3
     assert phase_imbalance(np.zeros((2, 16, 16))) == 0
-    _, power = decibels(2 * maps, maps)
+    _, power = relative_decibels(2 * maps, maps)
     np.testing.assert_allclose(power, 20 * np.log10(2))
 
 

@@ -35,8 +35,7 @@ from downscale.models.checkpoint import load
 from downscale.training import progress
 from downscale.training.fit import prepare, train
 from downscale.training.pairs import MapCache
-from downscale.training.progress import Progress, rate, share_done, steps_of_round
-from downscale.training.progress import ended as training_ended
+from downscale.training.progress import Progress, fraction_done, has_ended, learning_rate, remaining_steps
 from downscale.training.schema import Training, parse_training
 from downscale.training.tasks import Downscaling
 
@@ -321,12 +320,12 @@ def test_a_training_stops_after_as_many_stale_rounds_as_its_patience(patience: i
     how, progress, score = Training(steps=1000, patience=patience), Progress(), 1.0
     stale = 0
     for one in [True, *better]:
-        assert not training_ended(progress, how)
+        assert not has_ended(progress, how)
         score -= 0.1 * one
         progress.record_score(score)
         stale = 0 if one else stale + 1
         if stale == patience:
-            assert training_ended(progress, how)
+            assert has_ended(progress, how)
             return
 
 
@@ -504,14 +503,14 @@ def test_prepare_trains_nothing_and_fits_the_model(tmp_path: Path) -> None:
 @given(steps=st.integers(1, 300), per_round=st.integers(1, 50), kill=st.integers(0, 300))
 def test_rounds_add_up_to_the_steps_wherever_they_are_cut(steps: int, per_round: int, kill: int) -> None:
     how, progress, rounds = Training(steps=steps, round=per_round), Progress(), []
-    while not training_ended(progress, how):
-        left = steps_of_round(progress, how)
+    while not has_ended(progress, how):
+        left = remaining_steps(progress, how)
         assert left > 0
         if progress.step <= kill < progress.step + left:
             # Killed in the midst of a round, and gone on with from a state.
             progress.step, progress.done = kill, progress.done + kill - progress.step
             kill = -1
-            left = steps_of_round(progress, how)
+            left = remaining_steps(progress, how)
         progress.step, progress.done = progress.step + left, progress.done + left
         rounds.append(progress.step)
         progress.record_score(1.0)
@@ -521,14 +520,14 @@ def test_rounds_add_up_to_the_steps_wherever_they_are_cut(steps: int, per_round:
 @given(share=st.floats(0, 1), kind=st.sampled_from(["one_cycle", "cosine", "constant"]), warmup=st.floats(0, 0.9))
 def test_the_rate_stays_within_its_top_and_is_continuous(share: float, kind: Any, warmup: float) -> None:
     how = Training(learning_rate=0.5, schedule=kind, warmup=warmup, steps=1)
-    assert 0 < rate(share, how) <= 0.5
-    assert rate(min(share, warmup), how) <= rate(warmup, how) == pytest.approx(0.5)
+    assert 0 < learning_rate(share, how) <= 0.5
+    assert learning_rate(min(share, warmup), how) <= learning_rate(warmup, how) == pytest.approx(0.5)
     if kind != "constant" and share > warmup:
-        assert rate(share, how) >= rate(1.0, how)
+        assert learning_rate(share, how) >= learning_rate(1.0, how)
 
 
 def test_time_and_steps_both_count() -> None:
     how = Training(steps=100, max_time=10)
-    assert share_done(Progress(step=20, seconds=5.0), how) == 0.5
-    assert share_done(Progress(step=80, seconds=5.0), how) == 0.8
-    assert training_ended(Progress(step=80, seconds=11.0), how)
+    assert fraction_done(Progress(step=20, seconds=5.0), how) == 0.5
+    assert fraction_done(Progress(step=80, seconds=5.0), how) == 0.8
+    assert has_ended(Progress(step=80, seconds=11.0), how)

@@ -18,7 +18,7 @@ from downscale.models.checkpoint import Record, load_record, read_texts, save
 from downscale.nn.learned import Learned
 from downscale.nn.spec import ModelSpec, Variable
 from downscale.training.fit import prepare
-from downscale.training.origin import describe_source, file_digests, require_disjoint, runs_of, trained_times
+from downscale.training.origin import describe_source, file_digests, find_trained_times, require_disjoint, runs_of
 from downscale.training.pairs import Source, Split, open_source, split_times
 from downscale.training.schema import Network, load_training, parse_training
 
@@ -126,7 +126,7 @@ def recorded(*pairs: dict[str, Any], **more: Any) -> Record:
 
 def asked(record: Record, pair: dict[str, Any]) -> list[bool]:
     source = opened(pair)[0][0]
-    return trained_times(record, source.fine, source.dates, source.sizes[0], source.files).tolist()
+    return find_trained_times(record, source.fine, source.dates, source.sizes[0], source.files).tolist()
 
 
 def test_the_record_tells_which_times_were_seen(copies: dict[str, str]) -> None:

@@ -160,7 +160,7 @@ def test_the_shelf_keeps_no_more_than_its_bound() -> None:
     cache = MapCache([source], 3.5 * map_bytes(source) / 2**20)
     for number in (0, 1, 2, 3, 1, 0, 23):
         np.testing.assert_array_equal(cache.get(0, number).target, read_map(source, number).target)
-        assert len(cache._kept) * map_bytes(source) <= 3.5 * map_bytes(source)
+        assert len(cache._maps) * map_bytes(source) <= 3.5 * map_bytes(source)
 
 
 def test_slopes_and_relief_of_a_plane_are_known() -> None:
@@ -181,8 +181,8 @@ def test_positions_and_times_are_angles() -> None:
     np.testing.assert_allclose(source.statics[0] ** 2 + source.statics[1] ** 2, 1, rtol=1e-6)
     np.testing.assert_allclose(np.rad2deg(np.arcsin(source.statics[0][:, 0])), source.fine.y.centres, rtol=1e-5)
     # The sample's dates are the first of June in a calendar of 360 days.
-    assert np.ptp(source.clock, axis=0).max() == 0
-    np.testing.assert_allclose(source.clock[0, 2], np.sin(2 * np.pi * 150 / 365.2425), rtol=1e-5)
+    assert np.ptp(source.time_features, axis=0).max() == 0
+    np.testing.assert_allclose(source.time_features[0, 2], np.sin(2 * np.pi * 150 / 365.2425), rtol=1e-5)
 
 
 @given(count=st.integers(2, 60), fraction=st.floats(0, 0.9), gap=st.integers(0, 8), seed=st.integers(0, 99))

@@ -14,7 +14,7 @@ from training_recipes import SAMPLE, data_block
 from downscale.errors import InputError
 from downscale.fields.gradient import Spacing, sobel
 from downscale.training.pairs import MapCache, open_source, read_truth, split_times
-from downscale.training.patches import PatchSet, Sample, collate, static_components, turned
+from downscale.training.patches import PatchSet, Sample, collate, reorient_sample, static_components
 from downscale.training.sampling import PatchIndex, PatchSampler, candidates, require_samples
 from downscale.training.schema import Network, Patches
 from downscale.training.statistics import measure_statistics
@@ -37,7 +37,7 @@ def test_all_fields_of_a_patch_are_of_one_place_and_keep_the_cell_law() -> None:
     how = Patches(size=(5, 7))
     sources, _, _, draws = drawn(how, statics=["orog"])
     patches = PatchSet(MapCache(sources, 64), (), how)
-    keys = draws.round(0, 40)
+    keys = draws.training_keys(0, 40)
     batch = collate([patches[key] for key in keys], (4, 4))
     assert batch.target.shape == (40, 1, 20, 28)
     assert batch.statics.shape == (40, 1, 20, 28)
@@ -56,7 +56,7 @@ def test_batches_keep_the_law_where_areas_are_wrong_for_none() -> None:
     sources, _, _, draws = drawn(how)
     patches = PatchSet(MapCache(sources, 64), (), how)
     low, high = patches[PatchIndex(0, 0, 0, 0)], patches[PatchIndex(0, 0, 5, 0)]
-    assert np.abs(low.share - high.share).max() > 1e-4
+    assert np.abs(low.area_fraction - high.area_fraction).max() > 1e-4
     assert len(draws.maps) == 18
 
 
@@ -76,7 +76,7 @@ def test_a_turned_patch_has_the_slopes_of_the_turned_relief(turn: int, ascending
     statics = np.stack([orog, slope, *directions(orog)]).astype("f4")
     coarse, share = np.zeros((1, 4, 4), "f4"), np.full((16, 16), 1 / 16)
     sample = Sample(statics[:1], statics[:1], coarse, coarse[:0], statics, np.zeros(0, "f4"), share, share.astype("f4"))
-    made = turned(sample, turn, ASPECT, ascending)
+    made = reorient_sample(sample, turn, ASPECT, ascending)
     np.testing.assert_allclose(made.statics[2:], directions(made.statics[0].astype("f8")), atol=1e-5)
     steep = np.hypot(*sobel(made.statics[0].astype("f8"), Spacing.of(grid)))
     np.testing.assert_allclose(made.statics[1], steep, rtol=1e-4)
@@ -97,18 +97,18 @@ def test_draws_are_the_same_for_a_seed_and_differ_from_round_to_round() -> None:
     sources, sides, found, draws = drawn(how)
     maps = [s.maps_of(side.train) for s, side in zip(sources, sides, strict=True)]
     again = PatchSampler(sources, found.tables, maps, how, 0)
-    assert draws.round(3, 50) == again.round(3, 50)
-    assert draws.round(3, 50) != draws.round(4, 50)
-    assert len({key.turn for key in draws.round(0, 200)}) == 8
-    assert len({key.number for key in draws.round(0, 400)}) == 18
+    assert draws.training_keys(3, 50) == again.training_keys(3, 50)
+    assert draws.training_keys(3, 50) != draws.training_keys(4, 50)
+    assert len({key.orientation for key in draws.training_keys(0, 200)}) == 8
+    assert len({key.number for key in draws.training_keys(0, 400)}) == 18
     other = PatchSampler(sources, found.tables, maps, how, 1)
-    assert draws.round(0, 50) != other.round(0, 50)
+    assert draws.training_keys(0, 50) != other.training_keys(0, 50)
 
 
 def test_sources_are_drawn_by_their_weights_whatever_their_sizes() -> None:
     small = {**SAMPLE, "select": {"lat": (30.0, 45.0), "lon": (240.0, 270.0)}, "weight": 3.0}
     _, _, _, draws = drawn(Patches(size=3), SAMPLE, small)
-    found = np.bincount([key.source for key in draws.round(0, 2000)])
+    found = np.bincount([key.source for key in draws.training_keys(0, 2000)])
     np.testing.assert_allclose(found / 2000, [0.25, 0.75], atol=0.04)
 
 
@@ -125,10 +125,10 @@ def test_a_smoothed_truth_is_its_running_mean() -> None:
 def test_no_patch_of_training_is_of_a_time_that_validates() -> None:
     how = Patches(size=4)
     sources, sides, found, draws = drawn(how, validation={"fraction": 0.3, "gap": 2})
-    held = PatchSampler(sources, found.tables, [sources[0].maps_of(sides[0].validation)], how, 0).fixed(500)
-    trained = {key.number for key in draws.round(0, 500)}
+    held = PatchSampler(sources, found.tables, [sources[0].maps_of(sides[0].validation)], how, 0).validation_keys(500)
+    trained = {key.number for key in draws.training_keys(0, 500)}
     assert max(trained) < min(key.number for key in held) - 2
-    assert all(key.turn == 0 for key in held)
+    assert all(key.orientation == 0 for key in held)
     # Every cell of every map that validates is judged, also where patches do not fit side by side.
     places = {(key.number, key.row + i, key.column + j) for key in held for i in range(4) for j in range(4)}
     assert len(places) == 9 * 12 * sides[0].validation.size
@@ -137,7 +137,7 @@ def test_no_patch_of_training_is_of_a_time_that_validates() -> None:
 def test_a_round_draws_from_no_more_maps_than_memory_holds() -> None:
     little = Patches(size=4, cache_mb=3.5 * 14256 / 2**20)
     _, _, _, draws = drawn(little)
-    rounds = [{key.number for key in draws.round(number, 200)} for number in range(12)]
+    rounds = [{key.number for key in draws.training_keys(number, 200)} for number in range(12)]
     assert max(map(len, rounds)) == 3
     assert len(set.union(*rounds)) > 6
 
@@ -179,10 +179,10 @@ def test_dry_patches_are_drawn_seldom() -> None:
     path = {"fine": str(shared_data("precipitation_fmi_20160928_1km_5min.nc"))}
     rare, _ = (drawn(Patches(size=16, quiet=quiet), path, outputs=["precip"])[3] for quiet in (0.0, 1.0))
     source, number = rare.maps[0]
-    worth, every = rare._worth(source, number), _._worth(source, number)
+    worth, every = rare._sampling_weights(source, number), _._sampling_weights(source, number)
     assert (worth <= every).all()
     assert 0 < (worth > 0).sum() < (every > 0).sum()
-    for key in rare.round(0, 5):
+    for key in rare.training_keys(0, 5):
         ready = MapCache(rare.sources, 64).get(0, key.number).coarse[0]
         near = ready[max(key.row - 4, 0) : key.row + 20, max(key.column - 4, 0) : key.column + 20]
         assert np.nanmax(near) > 0
@@ -191,7 +191,7 @@ def test_dry_patches_are_drawn_seldom() -> None:
 def test_too_few_patches_are_one_line() -> None:
     how = Patches(size=8)
     *_, draws = drawn(how)
-    count = draws.candidates()
+    count = draws.count_candidates()
     require_samples(draws, count, "training")
     with pytest.raises(InputError, match=f"expected at least {count + 1} patches of 8 x 8 .*received {count}"):
         require_samples(draws, count + 1, "training")
@@ -201,6 +201,6 @@ def test_batches_go_elsewhere_as_a_whole() -> None:
     how = Patches(size=4)
     sources, _, _, draws = drawn(how)
     patches = PatchSet(MapCache(sources, 64), (), how)
-    batch = collate([patches[key] for key in draws.round(0, 2)], (4, 4)).to(torch.float64)
+    batch = collate([patches[key] for key in draws.training_keys(0, 2)], (4, 4)).to(torch.float64)
     assert batch.target.dtype == torch.float64
     assert batch.cells.fine_shape == (16, 16)

@@ -14,7 +14,7 @@ from run_process import ROOT
 from training_recipes import recipe_content
 
 from downscale.models.checkpoint import load
-from downscale.training.predict import random_numbers
+from downscale.training.predict import random_generator
 from downscale.training.tasks import TRAIN, VALIDATE
 
 PROBE = """
@@ -59,7 +59,7 @@ rank = int(os.environ.get("LOCAL_RANK", 0))
 
 
 def numbers(*place: int) -> list[float]:
-    return torch.randn(4, generator=random_numbers(7, *place)).tolist()
+    return torch.randn(4, generator=random_generator(7, *place)).tolist()
 
 
 def test_noise_is_that_of_its_place_and_of_no_other() -> None:

@@ -18,7 +18,7 @@ from downscale.errors import OptionError
 from downscale.fields.gradient import Spacing, sobel
 from downscale.training.fit import prepare, vector_components
 from downscale.training.pairs import open_source
-from downscale.training.patches import Component, Sample, count_orientations, turned, variable_components
+from downscale.training.patches import Component, Sample, count_orientations, reorient_sample, variable_components
 from downscale.training.sampling import PatchSampler
 from downscale.training.schema import Data, Network, parse_training
 
@@ -49,7 +49,7 @@ def test_turning_commutes_with_the_gradient_of_a_potential(turn: int, north: boo
     parts = tuple(Component(group, *how) for group in ("outputs", "predictors") for how in ((1, "x", 2), (2, "y", 1)))
     share = np.full((12, 12), 1.0)
     sample = Sample(fields, 2 * fields, fields, 3 * fields, none, np.zeros(0, "f4"), share, share.astype("f4"))
-    made = turned(sample, turn, parts, north == east)
+    made = reorient_sample(sample, turn, parts, north == east)
     wanted = gradient(made.target[0].astype("f8"))
     scale = np.abs(fields[1:]).max()
     np.testing.assert_allclose(made.target[1:], wanted[1:], atol=1e-4 * scale)
@@ -129,7 +129,7 @@ def test_real_wind_is_drawn_in_all_turns_and_without_names_refused(tmp_path: Pat
     recipe = parse_training(content)
     sources = [open_source(pair, recipe.data, Network()) for pair in recipe.data.pairs]
     parts = vector_components(recipe, sources, ())
-    assert [(part.along, part.partner) for part in parts] == [("x", 1), ("y", 0)]
+    assert [(part.axis, part.partner) for part in parts] == [("x", 1), ("y", 0)]
     with xr.open_dataset(path) as ds:
         bare = ds.isel(time=slice(24)).load()
     for name in ("uwnd", "vwnd"):
@@ -143,4 +143,4 @@ def test_real_wind_is_drawn_in_all_turns_and_without_names_refused(tmp_path: Pat
     assert made.components == ()
     draws = made.samplers["train"]
     assert isinstance(draws, PatchSampler)
-    assert {key.turn for key in draws.round(0, 50)} == {0}
+    assert {key.orientation for key in draws.training_keys(0, 50)} == {0}

@@ -54,7 +54,7 @@ def shares(source: Source, patches: PatchSet, keys: list[PatchIndex]) -> tuple[n
     """What weight each fine row and column got, and the shares of the area."""
     made = np.zeros(source.fine.shape)
     for key in keys:
-        weight = patches[key._replace(turn=0)].weight
+        weight = patches[key._replace(orientation=0)].weight
         rows, columns = 2 * key.row, 2 * key.column
         here = made[rows : rows + weight.shape[0], columns : columns + weight.shape[1]]
         here += weight[: here.shape[0], : here.shape[1]]
@@ -66,7 +66,7 @@ def shares(source: Source, patches: PatchSet, keys: list[PatchIndex]) -> tuple[n
 def test_each_band_of_the_sphere_has_the_weight_of_its_area_in_training(globe: str, size: int, margin: int) -> None:
     how = Patches(size=size, margin=margin)
     source, draws = prepared(globe, how)
-    keys = draws.round(0, 1500)
+    keys = draws.training_keys(0, 1500)
     made, area, _ = shares(source, PatchSet(MapCache([source], 64), (), how), keys)
     inside = slice(2 * margin, 44 - 2 * margin)
     area = area[inside] / area[inside].sum()
@@ -82,7 +82,8 @@ def test_each_band_of_the_sphere_has_the_weight_of_its_area_in_training(globe: s
 def test_each_cell_has_the_weight_of_its_area_in_validation(globe: str, size: int, margin: int) -> None:
     how = Patches(size=size, margin=margin)
     source, draws = prepared(globe, how, "validation")
-    made, area, _ = shares(source, PatchSet(MapCache([source], 64), (), how, tiled=True), draws.fixed(10_000))
+    patches = PatchSet(MapCache([source], 64), (), how, has_tiles=True)
+    made, area, _ = shares(source, patches, draws.validation_keys(10_000))
     judged = made > 0
     assert judged[2 * margin : 44 - 2 * margin].any(axis=1).all()
     np.testing.assert_allclose(made[judged], area[judged] / area[judged].sum(), rtol=1e-5)
@@ -93,9 +94,9 @@ def test_a_sample_of_tiles_is_weighed_as_all_of_them(tmp_path: Path) -> None:
     path = sphere(tmp_path / "half.nc", lambda lat, lon, t: np.where(lon < np.pi, 0.0, np.sin(5 * lat + t)), times=100)
     how = Patches(size=4, dry_keep_fraction=0.1)
     source, draws = prepared(str(path), how, "validation")
-    keys = draws.fixed(900)
+    keys = draws.validation_keys(900)
     assert sum(key.weight > 1 for key in keys) < 0.2 * len(keys)
-    made, area, _ = shares(source, PatchSet(MapCache([source], 64), (), how, tiled=True), keys)
+    made, area, _ = shares(source, PatchSet(MapCache([source], 64), (), how, has_tiles=True), keys)
     for part in (np.s_[:, :44], np.s_[:, 44:], np.s_[:22], np.s_[22:]):
         assert made[part].sum() == pytest.approx(area[part].sum(), rel=0.15)
 
@@ -107,7 +108,7 @@ def test_expected_coverage_is_that_of_many_draws(cells: int, size: int, other: i
     size, shape = min(size, cells), (cells, other)
     area = np.multiply.outer(np.linspace(1, 3, cells), np.linspace(2, 1, other))
     rows, columns = sampling.lattice(cells, size), sampling.lattice(other, other)
-    made = sampling.sampled_coverage(area, rows, columns, (size, other), margin)
+    made = sampling.patch_coverage(area, rows, columns, (size, other), margin)
     plain = np.zeros(shape)
     inner = margin if 2 * margin < size else 0
     across = margin if 2 * margin < other else 0
@@ -125,9 +126,9 @@ def test_a_long_record_is_drawn_from_in_seconds(globe: str) -> None:
     how = Patches(size=8)
     source, draws = prepared(globe, how)
     long = PatchSampler([source], draws.tables, [np.arange(350_000)], how, 0)
-    keys = long.fixed(256)
+    keys = long.validation_keys(256)
     assert len(keys) == 256
     assert len({key.number for key in keys}) > 200
     assert keys == sorted(keys)
-    assert len(long.round(0, 16)) == 16
+    assert len(long.training_keys(0, 16)) == 16
     assert len(long.maps) == 350_000

@@ -385,14 +385,14 @@ def train(
 
     training = load_training(recipe)
     from downscale.process.interrupts import Stopped, signal_word, use_end_message
-    from downscale.training.fit import folder_of, is_first
+    from downscale.training.fit import is_first_process, training_folder
     from downscale.training.fit import train as train_model
     from downscale.training.progress import resume_hint
 
     if dry_run:
         train_model(training, say=say, dry_run=True)
         return
-    folder, steps = folder_of(training), training.training.steps
+    folder, steps = training_folder(training), training.training.steps
     try:
         with use_end_message(lambda: resume_hint(folder, steps)):
             train_model(training, resume, say)
@@ -400,7 +400,7 @@ def train(
         word = signal_word(error)
         if word is None:
             raise
-        if not is_first():
+        if not is_first_process():
             raise typer.Exit(1) from None
         raise Stopped(f"{word}; {resume_hint(folder, steps)}") from None
 

@@ -22,7 +22,7 @@ from downscale.io.paths import sources_of
 from downscale.io.statics import pick_mask, pick_static
 from downscale.models.checkpoint import Record
 from downscale.steps.coarsen import coarsen
-from downscale.training.origin import trained_times
+from downscale.training.origin import find_trained_times
 from downscale.training.pairs import (
     bounds_of,
     conversion,
@@ -68,7 +68,7 @@ class Truth:
     def count_trained_times(self, record: Record) -> int:
         """Return how many of the evaluated times the training of a model saw."""
         grid = horizontal(self.fine).grid
-        return int(trained_times(record, grid, self.dates, self.steps, self.files).sum())
+        return int(find_trained_times(record, grid, self.dates, self.steps, self.files).sum())
 
     @property
     def step_dim(self) -> str | None:

@@ -435,7 +435,7 @@ class BoundModel:
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies on devices are not pickled.
-        return {**{k: v for k, v in self.__dict__.items() if k != "_lock"}, "_elsewhere": {}}
+        return {**{k: v for k, v in self.__dict__.items() if k != "_lock"}, "_replicas": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from downscale.fields.conserve import additive, bounded
 from downscale.models.checkpoint import Record, load_record
 from downscale.nn.spec import ModelSpec, Variable
-from downscale.training.pairs import Source, Split, evenly, read_coarse, read_truth
+from downscale.training.pairs import Source, Split, pick_evenly, read_coarse, read_truth
 from downscale.training.statistics import Moments
 
 # Marks scores on times that the training saw.
@@ -152,9 +152,11 @@ class Mismatch:
 
     def to_text(self) -> str:
         """Return the result as three lines of text."""
-        u, cost = self.units, self.cost
+        units, cost = self.units, self.cost
         loss = cost["cell"] / cost["none"] - 1 if cost["none"] > 0 else 0.0
-        costs = ", ".join(f"{name!r} {cost[name]:.4g} {u} (never below {self.floor[name]:.3g})" for name in LAWS[:2])
+        costs = ", ".join(
+            f"{name!r} {cost[name]:.4g} {units} (never below {self.floor[name]:.3g})" for name in LAWS[:2]
+        )
         if loss <= SLIGHT:
             advice = "conserving the coarse cells has no measurable cost here"
         else:
@@ -164,35 +166,35 @@ class Mismatch:
             )
         return (
             f"{self.label}: {self.variable}: coarse values differ from the averages of the truth by {self.rmse:.4g} "
-            f"{u} (mean {self.bias:+.3g}, correlation {self.correlation:.3f}, spread of the averages "
+            f"{units} (mean {self.bias:+.3g}, correlation {self.correlation:.3f}, spread of the averages "
             f"{self.spread:.4g}; {self.maps} maps)\n"
-            f"  error of the kernel by law: {costs}, none {cost['none']:.4g} {u} after a linear "
-            f"correction; {cost['average']:.4g} {u} if the coarse values were the averages\n"
+            f"  error of the kernel by law: {costs}, none {cost['none']:.4g} {units} after a linear "
+            f"correction; {cost['average']:.4g} {units} if the coarse values were the averages\n"
             f"  {advice}"
         )
 
 
-def advise(sources: Sequence[Source], sides: Sequence[Split], spec: ModelSpec) -> str:
+def advise(sources: Sequence[Source], splits: Sequence[Split], spec: ModelSpec) -> str:
     """Return advice on conservation for these sources, one paragraph per output."""
     lines = []
-    for source, side in zip(sources, sides, strict=True):
+    for source, split in zip(sources, splits, strict=True):
         if source.coarse is None:
             continue
-        lines += [mismatch.to_text() for mismatch in measure(source, side, spec)]
+        lines += [mismatch.to_text() for mismatch in measure(source, split, spec)]
     if not lines:
         return "the coarse fields are averages of the truth: cell conservation costs nothing"
     return "\n".join(lines)
 
 
-def measure(source: Source, side: Split, spec: ModelSpec) -> list[Mismatch]:
+def measure(source: Source, split: Split, spec: ModelSpec) -> list[Mismatch]:
     """Measure each output of a source on its training maps (validation maps where it has none)."""
-    numbers = source.maps_of(side.train if side.train.size else side.validation)
-    maps = [_read(source, int(number)) for number in evenly(numbers, MOST_MAPS)]
+    numbers = source.maps_of(split.train if split.train.size else split.validation)
+    maps = [_read_maps(source, int(number)) for number in pick_evenly(numbers, MOST_MAPS)]
     truth, means, coarse = (np.stack(fields, axis=1) for fields in zip(*maps, strict=True))
     return [_measure_output(source, variable, truth[i], means[i], coarse[i]) for i, variable in enumerate(spec.outputs)]
 
 
-def _read(source: Source, number: int) -> tuple[Any, Floats, Floats]:
+def _read_maps(source: Source, number: int) -> tuple[Any, Floats, Floats]:
     """Return reference, its means, and coarse values of a map, shape (V, Y, X) or (V, y, x)."""
     truth, means = read_truth(source, number)
     coarse = read_coarse(source, number, means)
@@ -203,7 +205,7 @@ def _read(source: Source, number: int) -> tuple[Any, Floats, Floats]:
 def _measure_output(source: Source, variable: Variable, truth: Any, means: Floats, coarse: Floats) -> Mismatch:
     area, half = source.grid.cell_area, len(truth) // 2
     # The earlier half of the maps fits the linear correction, the later half shows the costs.
-    slope, offset, _ = _line(coarse[: half or None], means[: half or None], area)
+    slope, offset, _ = _regress(coarse[: half or None], means[: half or None], area)
     corrected = np.clip(offset + slope * coarse, *_limits(variable))
     shift = np.array([_mean(values, area) for values in coarse - corrected])[:, None, None]
     inputs = {"cell": coarse, "total": corrected + shift, "none": corrected, "average": means}
@@ -219,7 +221,7 @@ def _measure_output(source: Source, variable: Variable, truth: Any, means: Float
     spread = float(np.sqrt(_mean((means - _mean(means, area)) ** 2, area)))
     return Mismatch(
         source.label, variable.name, variable.units, _mean(difference, area), rmse, spread,
-        _line(coarse, means, area)[2],
+        _regress(coarse, means, area)[2],
         {"cell": rmse, "total": total, "none": 0.0}, cost, len(truth),
     )  # fmt: skip
 
@@ -249,7 +251,7 @@ def _mean(values: Floats, area: Any) -> float:
     return moments.mean
 
 
-def _line(x: Floats, y: Floats, area: Any) -> tuple[float, float, float]:
+def _regress(x: Floats, y: Floats, area: Any) -> tuple[float, float, float]:
     """Return slope, offset and correlation of the area-weighted regression of y on x; the identity for constant x."""
     mean_x, mean_y = _mean(x, area), _mean(y, area)
     dx, dy = x - mean_x, y - mean_y

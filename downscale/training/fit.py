@@ -1,4 +1,4 @@
-"""Training from a recipe to a checkpoint: open, split, survey, advise, fit with Lightning, write."""
+"""Training from a recipe to a checkpoint: open, split, measure, advise, fit with Lightning, write."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from downscale.version import TRAINS, library_versions
 
 Say = Callable[[str], None]
 SUFFIX = ".safetensors"
-__all__ = ["Prepared", "is_first", "model_spec", "prepare", "train"]
+__all__ = ["TrainingPlan", "is_first_process", "model_spec", "prepare", "train"]
 
 
 @dataclass(eq=False)
-class Prepared:
-    """Sources, split, survey and model of a training, before its first step."""
+class TrainingPlan:
+    """Sources, split, statistics and model of a training, before its first step."""
 
     recipe: TrainingRecipe
     task: type[Downscaling]
     sources: tuple[Source, ...]
-    sides: tuple[Split, ...]
+    splits: tuple[Split, ...]
     statistics: Statistics
     spec: ModelSpec
     samplers: Mapping[str, PatchSampler]  # of the patches of both sides of the split, "train" and "validation"
@@ -66,9 +66,9 @@ def vector_components(
     """Return the vector components that turn with a patch; raises OptionError if it is unclear how a field turns."""
     if not recipe.patches.augment:
         return ()
-    own_axes = [source.geographic for source in sources]
-    described = [source.described(recipe.data) for source in sources]
-    return (*variable_components(recipe.data, described, own_axes), *static_components(channels))
+    is_geographic = [source.geographic for source in sources]
+    attributes = [source.variable_attributes(recipe.data) for source in sources]
+    return (*variable_components(recipe.data, attributes, is_geographic), *static_components(channels))
 
 
 def train(
@@ -115,15 +115,15 @@ def train(
             "expected the library lightning for training, received an installation without it; "
             "pip install 'downscale-climate[train]'"
         )
-    tell = say if say is not None and is_first() else lambda line: None
+    report = say if say is not None and is_first_process() else lambda line: None
     checkpoint = _find_finished(recipe) if resume else None
     if checkpoint is not None:
-        tell(f"{checkpoint} is done already")
+        report(f"{checkpoint} is done already")
         return checkpoint
     target, folder = check_output(recipe, resume)
     try:
-        with raise_on_fatal_signals(), lock_output(target) if is_first() else nullcontext():
-            return _run(prepare(recipe, tell), target, folder, resume, tell)
+        with raise_on_fatal_signals(), lock_output(target) if is_first_process() else nullcontext():
+            return _run(prepare(recipe, report), target, folder, resume, report)
     finally:
         with suppress(OSError):
             folder.rmdir()
@@ -140,7 +140,7 @@ def check_output(recipe: TrainingRecipe, resume: bool) -> tuple[Path, Path]:
         load_record(target)
     if target.suffix != SUFFIX:
         raise OutputError(f"output.path: expected the suffix {SUFFIX}, received {output.path!r}; add it")
-    folder = folder_of(recipe)
+    folder = training_folder(recipe)
     if (folder / STATE).exists() and not resume and not output.overwrite:
         raise OutputError(
             f"expected no earlier run, received its state {folder / STATE}; continue with --resume, or set "
@@ -149,53 +149,55 @@ def check_output(recipe: TrainingRecipe, resume: bool) -> tuple[Path, Path]:
     return target, folder
 
 
-def is_first() -> bool:
+def is_first_process() -> bool:
     """Return whether this process is the only or first process of a training, which prints messages."""
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     return int(getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
-def prepare(recipe: TrainingRecipe, say: Say | None = None) -> Prepared:
-    """Open the sources, split their times, survey the data and print the advice on conservation, without training."""
-    tell = say or (lambda line: None)
+def prepare(recipe: TrainingRecipe, say: Say | None = None) -> TrainingPlan:
+    """Open the sources, split their times, measure the data and print the advice on conservation, without training."""
+    report = say or (lambda line: None)
     WeightedSum.from_config(recipe.training.loss)
     task, data = task_of(recipe), recipe.data
     sources = tuple(open_source(pair, data, recipe.network) for pair in data.pairs)
-    sides = tuple(split_times(s.dates, s.sizes[0], data.validation, s.pair.use, s.label) for s in sources)
-    require_disjoint(sources, sides)
+    splits = tuple(split_times(s.dates, s.sizes[0], data.validation, s.pair.use, s.label) for s in sources)
+    require_disjoint(sources, splits)
     channels = [channel for name in data.statics for channel in STATICS[name]]
     components = vector_components(recipe, sources, channels)
     statistics = measure_statistics(
-        sources, sides, data, recipe.patches, lambda items, total: track_progress(items, total, tell, "maps looked at")
+        sources, splits, data, recipe.patches,
+        lambda items, total: track_progress(items, total, report, "maps looked at"),
     )
-    samplers = {}
-    for side, least in (("train", recipe.training.batch), ("validation", 1)):
-        maps = [source.maps_of(getattr(split, side)) for source, split in zip(sources, sides, strict=True)]
-        turns = count_orientations(components)
-        samplers[side] = PatchSampler(sources, statistics.tables, maps, recipe.patches, recipe.training.seed, turns)
-        require_samples(samplers[side], least, side)
+    samplers, orientations = {}, count_orientations(components)
+    for side, minimum in (("train", recipe.training.batch), ("validation", 1)):
+        maps = [source.maps_of(getattr(split, side)) for source, split in zip(sources, splits, strict=True)]
+        samplers[side] = PatchSampler(
+            sources, statistics.tables, maps, recipe.patches, recipe.training.seed, orientations
+        )
+        require_samples(samplers[side], minimum, side)
     spec = model_spec(recipe, statistics)
-    prepared = Prepared(recipe, task, sources, sides, statistics, spec, samplers, components)
-    if message := task.describe_data(prepared):
-        tell(message)
+    plan = TrainingPlan(recipe, task, sources, splits, statistics, spec, samplers, components)
+    if message := task.describe_data(plan):
+        report(message)
     build(spec)  # invalid options raise before hours of reading
-    prepared.advice = advise(sources, sides, spec)
-    for source, split in zip(sources, sides, strict=True):
-        tell(_describe(source, split))
-    for line in prepared.advice.splitlines():
-        tell(line)
+    plan.advice = advise(sources, splits, spec)
+    for source, split in zip(sources, splits, strict=True):
+        report(_describe(source, split))
+    for line in plan.advice.splitlines():
+        report(line)
     # One process hashes the files, and writes the hash.
-    if is_first():
-        prepared.hash = data_hash(file for source in sources for file in source.files)
-    return prepared
+    if is_first_process():
+        plan.hash = data_hash(file for source in sources for file in source.files)
+    return plan
 
 
-def model_spec(recipe: TrainingRecipe, found: Statistics) -> ModelSpec:
-    """Return the specification of a recipe's model, with the normalisation of the survey."""
+def model_spec(recipe: TrainingRecipe, statistics: Statistics) -> ModelSpec:
+    """Return the specification of a recipe's model, with the normalisation of the statistics."""
     network, task = recipe.network, TASKS[recipe.task]
     constraint = network.constraint
-    keys = task.spec_keys(recipe, found)
+    keys = task.spec_keys(recipe, statistics)
     if recipe.conserve is None or not task.conserves:
         if constraint not in (None, "none"):
             raise OptionError(
@@ -203,11 +205,12 @@ def model_spec(recipe: TrainingRecipe, found: Statistics) -> ModelSpec:
             )
         constraint = "none"
     if constraint is None:
-        is_bounded = any(variable.bounds != (None, None) for variable in found.outputs)
+        is_bounded = any(variable.bounds != (None, None) for variable in statistics.outputs)
         constraint = "bounded" if is_bounded else "additive"
-    codes = keys["code"].variables(found.outputs[0].name) if "code" in keys else ()
+    codes = keys["code"].variables(statistics.outputs[0].name) if "code" in keys else ()
     return ModelSpec(
-        network=network.name, factor=recipe.data.factor, outputs=found.outputs, predictors=(*found.predictors, *codes),
+        network=network.name, factor=recipe.data.factor, outputs=statistics.outputs,
+        predictors=(*statistics.predictors, *codes),
         statics=tuple(recipe.data.statics), encodings=tuple(recipe.data.encodings), options=dict(network.options),
         constraint=constraint, taps=network.taps, order=network.order, kept=network.kept, noise=network.noise, **keys,
     )  # fmt: skip
@@ -216,7 +219,7 @@ def model_spec(recipe: TrainingRecipe, found: Statistics) -> ModelSpec:
 def _find_finished(recipe: TrainingRecipe) -> Path | None:
     """Return the checkpoint that an earlier run of the same recipe wrote, else None."""
     target = Path(recipe.output.path).expanduser()
-    if not target.is_file() or (folder_of(recipe) / STATE).exists():
+    if not target.is_file() or (training_folder(recipe) / STATE).exists():
         return None
     _, record = load_record(target)
     # The record has been through JSON, which turns tuples into lists.
@@ -228,27 +231,27 @@ def _find_finished(recipe: TrainingRecipe) -> Path | None:
     return target
 
 
-def folder_of(recipe: TrainingRecipe) -> Path:
+def training_folder(recipe: TrainingRecipe) -> Path:
     """Return the folder of logs and state of a training."""
     return Path(recipe.output.folder or Path(recipe.output.path).with_suffix(".training")).expanduser()
 
 
-def _run(prepared: Prepared, target: Path, folder: Path, resume: bool, say: Say) -> Path:
+def _run(plan: TrainingPlan, target: Path, folder: Path, resume: bool, say: Say) -> Path:
     from downscale.training.loop import Loop
 
-    how = prepared.recipe.training
+    settings = plan.recipe.training
     with new_folder(folder, STATE):
-        torch.manual_seed(how.seed)
-        task = prepared.task(prepared, say)
-        loop = Loop(task, how, folder, prepared.origin if is_first() else None, say)
+        torch.manual_seed(settings.seed)
+        task = plan.task(plan, say)
+        loop = Loop(task, settings, folder, plan.origin if is_first_process() else None, say)
         loop.run(resume)
     if loop.fabric.is_global_zero:
         progress = loop.progress
         skill = {"skill": progress.best, "step": progress.best_step, "steps": progress.step,
-                 "seconds": round(progress.seconds, 1), "by_source": skill_rows(prepared, loop.errors.tolist()),
+                 "seconds": round(progress.seconds, 1), "by_source": skill_rows(plan, loop.errors.tolist()),
                  "rounds": progress.scores}  # fmt: skip
         task.averaged.load_state_dict(loop.best)
-        save(target, task.averaged, record_of(prepared, skill), prepared.recipe.output.half)
+        save(target, task.averaged, record_of(plan, skill), plan.recipe.output.half)
         loop.state.unlink(missing_ok=True)
         say(f"wrote {target}")
     loop.fabric.barrier()
@@ -256,8 +259,8 @@ def _run(prepared: Prepared, target: Path, folder: Path, resume: bool, say: Say)
 
 
 @contextmanager
-def new_folder(folder: Path, kept: str) -> Iterator[None]:
-    """Create a folder; remove it again if the block fails before it writes the file ``kept`` there.
+def new_folder(folder: Path, marker: str) -> Iterator[None]:
+    """Create a folder; remove it again if the block fails before it writes the file ``marker`` there.
 
     Only folders that this call created are removed.
     """
@@ -266,7 +269,7 @@ def new_folder(folder: Path, kept: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if folder in new_folders and not (folder / kept).exists():
+        if folder in new_folders and not (folder / marker).exists():
             shutil.rmtree(folder, ignore_errors=True)
             for path in new_folders[1:]:
                 with suppress(OSError):
@@ -274,39 +277,41 @@ def new_folder(folder: Path, kept: str) -> Iterator[None]:
         raise
 
 
-def record_of(prepared: Prepared, skill: dict[str, Any]) -> Record:
+def record_of(plan: TrainingPlan, skill: dict[str, Any]) -> Record:
     """Return the record of a training for its checkpoint: recipe, sources with licences, and skill."""
-    recipe = prepared.recipe
-    described = [describe_source(source, sides) for source, sides in zip(prepared.sources, prepared.sides, strict=True)]
-    licences = [description["licence"] for description in described if description["licence"]]
+    recipe = plan.recipe
+    descriptions = [describe_source(source, split) for source, split in zip(plan.sources, plan.splits, strict=True)]
+    licences = [description["licence"] for description in descriptions if description["licence"]]
     # Keys that a task ignores are left out of the recorded recipe.
-    unused = {"training": set(prepared.task.unused)}
+    unused = {"training": set(plan.task.unused)}
     return Record(
         title=recipe.title, description=recipe.description, licence=recipe.licence,
-        attribution=list(dict.fromkeys([*recipe.attribution, *licences])), sources=described,
-        data_hash=prepared.hash, skill=skill, advice=prepared.advice, versions=library_versions(TRAINS),
+        attribution=list(dict.fromkeys([*recipe.attribution, *licences])), sources=descriptions,
+        data_hash=plan.hash, skill=skill, advice=plan.advice, versions=library_versions(TRAINS),
         recipe=recipe.model_dump(mode="json", exclude=unused),
-        conserve=recipe.conserve if prepared.task.conserves else None,
+        conserve=recipe.conserve if plan.task.conserves else None,
     )  # fmt: skip
 
 
-def skill_rows(prepared: Prepared, errors: Sequence[Sequence[Sequence[float]]]) -> list[dict[str, Any]]:
+def skill_rows(plan: TrainingPlan, errors: Sequence[Sequence[Sequence[float]]]) -> list[dict[str, Any]]:
     """Return errors of model and kernel by source and output, from sums of errors and weights (sources, V, 3)."""
-    rows, measure = [], prepared.task.measure(prepared.spec)
-    for source, sums in zip(prepared.sources, errors, strict=True):
-        for variable, (model, kernel, weight) in zip(prepared.spec.outputs, sums, strict=True):
+    rows, measure = [], plan.task.measure(plan.spec)
+    for source, sums in zip(plan.sources, errors, strict=True):
+        for variable, (model, kernel, weight) in zip(plan.spec.outputs, sums, strict=True):
             if weight > 0:
-                ours, theirs = (total / weight for total in (model, kernel))
+                model_error, kernel_error = (total / weight for total in (model, kernel))
                 if measure.power == 0.5:
-                    ours, theirs = math.sqrt(ours), math.sqrt(theirs)
-                ratio = ours / theirs if theirs > 0 else None
-                rows.append({"source": source.label, "variable": variable.name, "units": variable.units, "rmse": ours,
-                             "rmse_kernel": theirs, "skill": ratio, **measure.keys})  # fmt: skip
+                    model_error, kernel_error = math.sqrt(model_error), math.sqrt(kernel_error)
+                ratio = model_error / kernel_error if kernel_error > 0 else None
+                rows.append({
+                    "source": source.label, "variable": variable.name, "units": variable.units, "rmse": model_error,
+                    "rmse_kernel": kernel_error, "skill": ratio, **measure.keys,
+                })  # fmt: skip
     return rows
 
 
-def _describe(source: Source, sides: Split) -> str:
-    train, validation = (source.maps_of(side).size for side in (sides.train, sides.validation))
+def _describe(source: Source, split: Split) -> str:
+    train, validation = (source.maps_of(times).size for times in (split.train, split.validation))
     rows, columns = source.grid.shape
     kind = "with the coarse fields of " + source.pair.coarse if source.pair.coarse else "averaged"
     return f"{source.label}: {rows} x {columns} coarse cells {kind}, {train} maps train, {validation} validate"

@@ -19,12 +19,18 @@ from downscale.losses.adversarial import KINDS, critic_loss, generator_loss, gra
 from downscale.models.checkpoint import load, save
 from downscale.nn.adversarial import Critic, depth_of
 from downscale.nn.learned import Learned
-from downscale.training.fit import Prepared, check_output, new_folder, prepare, record_of, skill_rows
+from downscale.training.fit import TrainingPlan, check_output, new_folder, prepare, record_of, skill_rows
 from downscale.training.loop import Diverged, Loop
 from downscale.training.pairs import MapCache
 from downscale.training.patches import Batch, PatchSet, collate
-from downscale.training.predict import VALIDATION_MEMBERS, kernel_alone, predict, probabilistic_errors, relative_error
-from downscale.training.progress import STATE, Progress, steps_of_round
+from downscale.training.predict import (
+    VALIDATION_MEMBERS,
+    kernel_prediction,
+    predict,
+    probabilistic_errors,
+    relative_error,
+)
+from downscale.training.progress import STATE, Progress, remaining_steps
 from downscale.training.schema import Training, TrainingRecipe
 from downscale.training.tasks import ENSEMBLE
 
@@ -74,7 +80,7 @@ class GANSettings:
 class GANTrainer:
     """A generator and a critic in training; the result is ``averaged``, the generator with averaged weights.
 
-    ``draw`` returns a batch of real maps and their conditions (None for unconditional maps), on the CPU. ``make``
+    ``draw`` returns a batch of real maps and their conditions (None for unconditional maps), on the CPU. ``generate``
     generates random maps from a generator, conditions on its device, and a number of maps. ``penalty`` is added to the
     loss of the generator. A state of another ``origin``, an identifier of the data, is refused.
     """
@@ -86,31 +92,31 @@ class GANTrainer:
         generator: Any,
         critic: nn.Module,
         draw: Callable[[int], Pair],
-        make: Callable[[Any, Any, int], Tensor],
-        how: GANSettings,
+        generate: Callable[[Any, Any, int], Tensor],
+        settings: GANSettings,
         penalty: Callable[[Tensor], Tensor] | None = None,
         origin: str = "",
     ) -> None:
-        self.model, self.critic, self.draw, self.make = generator, critic, draw, make
-        self.how, self.penalty = how, penalty
+        self.model, self.critic, self.draw, self.generate = generator, critic, draw, generate
+        self.settings, self.penalty = settings, penalty
         self.networks = nn.ModuleDict({"generator": generator, "critic": critic})
         self.averaged: Any = copy.deepcopy(generator).requires_grad_(False)
         self.errors = torch.empty(0)
         # No momentum on the mean gradient, because the opponent moves.
         self.optimizers = [
             torch.optim.Adam([{"params": module.parameters(), "relative_rate": rate}], lr=rate, betas=(0.0, 0.99))
-            for module, rate in ((generator, how.generator_rate), (critic, how.critic_rate))
+            for module, rate in ((generator, settings.generator_rate), (critic, settings.critic_rate))
         ]
         # The length of the training and the frequency of log lines do not identify it.
-        settings = {name: value for name, value in asdict(how).items() if name not in UNIDENTIFYING}
-        self.origin = json.dumps({**settings, "origin": origin}, sort_keys=True)
+        identity = {name: value for name, value in asdict(settings).items() if name not in UNIDENTIFYING}
+        self.origin = json.dumps({**identity, "origin": origin}, sort_keys=True)
 
     def loop(self, folder: Path, say: Say | None = None) -> Loop:
         """Return the loop of the training, whose state and logs are in an existing folder."""
-        how = self.how
+        settings = self.settings
         training = Training(
-            steps=how.steps, round=how.round, ema=how.ema, seed=how.seed, accelerator=how.accelerator, devices=1,
-            learning_rate=1.0, schedule="constant", warmup=0.0,
+            steps=settings.steps, round=settings.round, ema=settings.ema, seed=settings.seed,
+            accelerator=settings.accelerator, devices=1, learning_rate=1.0, schedule="constant", warmup=0.0,
         )  # fmt: skip
         return Loop(self, training, folder, self.origin, say or (lambda line: None))
 
@@ -127,29 +133,31 @@ class GANTrainer:
             fabric.to_device(module)
 
     def batches(self, progress: Progress, fabric: Fabric) -> Iterable[None]:
-        """Return as many nothings as steps remain of the round, because each step draws several batches."""
-        return repeat(None, steps_of_round(progress, Training(steps=self.how.steps, round=self.how.round)))
+        """Return None for each step that remains of the round; the step itself draws its batches."""
+        settings = Training(steps=self.settings.steps, round=self.settings.round)
+        return repeat(None, remaining_steps(progress, settings))
 
     def step(self, batch: None, number: int) -> dict[str, Tensor]:
         """Update the critic, then the generator; return the losses and the ratio of spreads."""
-        generator, critic, how = self.model, self.critic, self.how
-        for _ in range(how.critic_steps):
-            real, fit = self.fabric.to_device(self.draw(how.batch))
+        generator, critic, settings = self.model, self.critic, self.settings
+        for _ in range(settings.critic_steps):
+            real_maps, condition = self.fabric.to_device(self.draw(settings.batch))
             with torch.no_grad():
-                maps = self.make(generator, fit, how.batch)
-            loss = critic_loss(critic(real, fit), critic(maps, fit), how.loss)
-            if how.loss == "wgan-gp":
-                mix = torch.rand(len(real), 1, 1, 1).to(real)
-                loss = loss + how.gradient_weight * gradient_penalty(partial(_scores, critic, fit), real, maps, mix)
+                maps = self.generate(generator, condition, settings.batch)
+            loss = critic_loss(critic(real_maps, condition), critic(maps, condition), settings.loss)
+            if settings.loss == "wgan-gp":
+                mix = torch.rand(len(real_maps), 1, 1, 1).to(real_maps)
+                penalty = gradient_penalty(partial(_scores, critic, condition), real_maps, maps, mix)
+                loss = loss + settings.gradient_weight * penalty
             _descend(self.optimizers[1], loss)
-        real, fit = self.fabric.to_device(self.draw(how.batch))
-        maps = self.make(generator, fit, how.batch)
-        g_loss = generator_loss(critic(maps, fit))
+        real_maps, condition = self.fabric.to_device(self.draw(settings.batch))
+        maps = self.generate(generator, condition, settings.batch)
+        g_loss = generator_loss(critic(maps, condition))
         penalty = maps.new_zeros(()) if self.penalty is None else self.penalty(maps)
         _descend(self.optimizers[0], g_loss + penalty)
         with torch.no_grad():
-            other_maps = None if fit is None else self.make(generator, fit, how.batch)
-            spread = spread_of(maps, real, other_maps)
+            other_maps = None if condition is None else self.generate(generator, condition, settings.batch)
+            spread = spread_of(maps, real_maps, other_maps)
         return {"critic": loss.detach(), "generator": g_loss.detach(), "penalty": penalty.detach(), "spread": spread}
 
     def validate(self, say: Say) -> None:
@@ -157,7 +165,7 @@ class GANTrainer:
 
     def round_line(self, progress: Progress, row: Mapping[str, float], is_best: bool) -> str:
         """Return a progress line with the losses of the last step; ``row`` may be empty."""
-        line = f"step {progress.step} of {self.how.steps}"
+        line = f"step {progress.step} of {self.settings.steps}"
         if not row:
             return line
         words = ", ".join(f"{name} {value:.3g}" for name, value in row.items())
@@ -177,8 +185,8 @@ def spread_of(maps: Tensor, real: Tensor, other: Tensor | None = None) -> Tensor
     return (maps - other).abs().mean() / (maps - real).abs().mean().clamp_min(1e-12)
 
 
-def _scores(critic: nn.Module, fit: Any, maps: Tensor) -> Tensor:
-    scores: Tensor = critic(maps, fit)
+def _scores(critic: nn.Module, condition: Any, maps: Tensor) -> Tensor:
+    scores: Tensor = critic(maps, condition)
     return scores
 
 
@@ -197,17 +205,17 @@ class Conditional(nn.Module):
 
     def forward(self, maps: Tensor, batch: Batch) -> Tensor:
         """Return scores of scaled maps, given the batch they were generated for."""
-        return self.critic(maps, self.scaled(batch.cells.broadcast_to_fine(batch.coarse)))
+        return self.critic(maps, self.scale(batch.cells.broadcast_to_fine(batch.coarse)))
 
-    def scaled(self, values: Tensor) -> Tensor:
+    def scale(self, values: Tensor) -> Tensor:
         """Return values scaled for the critic: large ones by their logarithm; missing ones as zero."""
         ratio = torch.where(torch.isfinite(values), values, torch.zeros_like(values)) / (LINEAR * self.spread)
         return ratio.sign() * torch.log1p(ratio.abs())
 
 
 def train_adversarial(
-    recipe: TrainingRecipe, how: GANSettings, start: str | Path | None = None, resume: bool = False, width: int = 16,
-    say: Say | None = None,
+    recipe: TrainingRecipe, settings: GANSettings, start: str | Path | None = None, resume: bool = False,
+    width: int = 16, say: Say | None = None,
 ) -> Path:  # fmt: skip
     """Train a generator of ensemble members against a critic, write its checkpoint and return the path.
 
@@ -219,29 +227,29 @@ def train_adversarial(
     Every member conserves each coarse-cell mean by construction. On one CPU, an interrupted and resumed training gives
     the same weights, bit for bit, as an uninterrupted one.
     """
-    tell = say or (lambda line: None)
+    report = say or (lambda line: None)
     size = _size_of(recipe)
     target, folder = check_output(recipe, resume)
-    prepared = prepare(recipe, tell)
-    torch.manual_seed(how.seed)
-    learned = Learned(prepared.spec) if start is None else _load_start(prepared, start)
-    critic = Conditional(size, prepared.statistics.spread[0], width, norm=how.loss == "hinge")
-    patches = PatchSet(MapCache(prepared.sources, recipe.patches.cache_mb), prepared.components, recipe.patches)
+    plan = prepare(recipe, report)
+    torch.manual_seed(settings.seed)
+    learned = Learned(plan.spec) if start is None else _load_start(plan, start)
+    critic = Conditional(size, plan.statistics.spread[0], width, norm=settings.loss == "hinge")
+    patches = PatchSet(MapCache(plan.sources, recipe.patches.cache_mb), plan.components, recipe.patches)
 
     def draw(count: int) -> tuple[Tensor, Batch]:
         # The global random numbers, which a resumed training restores.
-        keys = prepared.samplers["train"].round(int(torch.randint(2**30, (1,))), count)
-        batch = collate([patches[key] for key in keys], prepared.spec.factor)
+        keys = plan.samplers["train"].training_keys(int(torch.randint(2**30, (1,))), count)
+        batch = collate([patches[key] for key in keys], plan.spec.factor)
         # Where the reference is missing, both maps are zero.
-        return critic.scaled(batch.target), batch
+        return critic.scale(batch.target), batch
 
-    def make(model: Any, batch: Batch, count: int) -> Tensor:
+    def generate(model: Any, batch: Batch, count: int) -> Tensor:
         maps = predict(model, batch, 1)[0]
-        return critic.scaled(torch.where(torch.isfinite(batch.target), maps, torch.zeros_like(maps)))
+        return critic.scale(torch.where(torch.isfinite(batch.target), maps, torch.zeros_like(maps)))
 
-    trainer = GANTrainer(learned, critic, draw, make, how, origin=prepared.origin)
+    trainer = GANTrainer(learned, critic, draw, generate, settings, origin=plan.origin)
     with new_folder(folder, STATE):
-        loop = trainer.loop(folder, tell)
+        loop = trainer.loop(folder, report)
         try:
             loop.run(resume)
         except Diverged as error:
@@ -249,11 +257,11 @@ def train_adversarial(
                 raise
             loop.restore()
             steps = {"steps": loop.progress.step, "step": loop.progress.step}
-            path = save(folder / LAST_GOOD, trainer.averaged.eval(), record_of(prepared, steps))
+            path = save(folder / LAST_GOOD, trainer.averaged.eval(), record_of(plan, steps))
             raise Diverged(f"{error}; its model is {path}") from None
     averaged = trainer.averaged.cpu().eval()
-    skill = _validate(prepared, patches, averaged, loop.progress.step, tell)
-    save(target, averaged, record_of(prepared, skill), recipe.output.half)
+    skill = _validate(plan, patches, averaged, loop.progress.step, report)
+    save(target, averaged, record_of(plan, skill), recipe.output.half)
     return target
 
 
@@ -272,24 +280,24 @@ def _size_of(recipe: TrainingRecipe) -> int:
     return rows
 
 
-def _load_start(prepared: Prepared, start: str | Path) -> Learned:
+def _load_start(plan: TrainingPlan, start: str | Path) -> Learned:
     learned = load(Path(start).expanduser())[0]
-    spec = prepared.spec
+    spec = plan.spec
     if replace(learned.spec, outputs=spec.outputs, kept=spec.kept) != spec:
         raise OptionError(f"expected a checkpoint of the network of the recipe to start with, received {start}")
     return learned.train().requires_grad_(True)
 
 
 @torch.no_grad()
-def _validate(prepared: Prepared, patches: PatchSet, learned: Learned, step: int, tell: Say) -> dict[str, Any]:
+def _validate(plan: TrainingPlan, patches: PatchSet, learned: Learned, step: int, report: Say) -> dict[str, Any]:
     """Return the fair CRPS on the validation split beside the absolute error of the kernel, by source."""
-    recipe, spec = prepared.recipe, prepared.spec
-    sums = torch.zeros(len(prepared.sources), len(spec.outputs), 3, dtype=torch.float64)
-    noise, patches = torch.Generator().manual_seed(recipe.training.seed), patches.tiled()
-    for key in prepared.samplers["validation"].fixed(recipe.data.validation.patches):
+    recipe, spec = plan.recipe, plan.spec
+    sums = torch.zeros(len(plan.sources), len(spec.outputs), 3, dtype=torch.float64)
+    noise, patches = torch.Generator().manual_seed(recipe.training.seed), patches.with_tiles()
+    for key in plan.samplers["validation"].validation_keys(recipe.data.validation.patches):
         batch = collate([patches[key]], spec.factor)
         members = predict(learned, batch, VALIDATION_MEMBERS, noise)
-        sums[key.source] += probabilistic_errors(batch, members, kernel_alone(spec, batch))[0]
+        sums[key.source] += probabilistic_errors(batch, members, kernel_prediction(spec, batch))[0]
     score = relative_error(sums, ENSEMBLE.power)
-    tell(f"step {step}: fair CRPS {score:.4f} of the kernel's absolute error on the validation split")
-    return {"skill": score, "step": step, "steps": step, "by_source": skill_rows(prepared, sums.tolist())}
+    report(f"step {step}: fair CRPS {score:.4f} of the kernel's absolute error on the validation split")
+    return {"skill": score, "step": step, "steps": step, "by_source": skill_rows(plan, sums.tolist())}

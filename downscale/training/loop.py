@@ -25,13 +25,13 @@ from downscale.training.progress import (
     STATE,
     LineTimer,
     Progress,
-    ended,
+    fraction_done,
+    has_ended,
     has_terminal,
+    learning_rate,
     moments_of,
-    rate,
     read_state,
     restore_moments,
-    share_done,
     step_line,
     write_state,
 )
@@ -70,12 +70,12 @@ class Loop:
     recipe, settings and data; a state of another origin is refused, except in processes other than the first.
     """
 
-    def __init__(self, task: Any, how: Training, folder: Path, origin: str | None, say: Say) -> None:
-        self.task, self.how, self.origin, self.say = task, how, origin, say
+    def __init__(self, task: Any, settings: Training, folder: Path, origin: str | None, say: Say) -> None:
+        self.task, self.settings, self.origin, self.say = task, settings, origin, say
         self.state, self.progress = folder / STATE, Progress()
         self.best, self.errors = dict[str, Tensor](), torch.empty(0)
         self._timer, self._between_steps = LineTimer(), False
-        self.fabric = open_fabric(how, folder)
+        self.fabric = open_fabric(settings, folder)
         task.setup(self.fabric)
 
     def run(self, resume: bool = False) -> None:
@@ -84,15 +84,15 @@ class Loop:
             self._run(resume)
 
     def _run(self, resume: bool) -> None:
-        torch.manual_seed(self.how.seed)
+        torch.manual_seed(self.settings.seed)
         if resume and self.state.exists():
             self.restore()
             self.say(f"resumes from step {self.progress.step}")
-        self._clock = CLOCKS[self.how.clock]
+        self._clock = CLOCKS[self.settings.clock]
         self._start, self._saved = self._clock() - self.progress.seconds, time.monotonic()
         try:
             # The last round may have been interrupted before its validation.
-            while not ended(self.progress, self.how) or self.progress.done:
+            while not has_ended(self.progress, self.settings) or self.progress.done:
                 self._train_round()
         except BaseException as error:
             # Within a step, the last saved state remains.
@@ -101,34 +101,34 @@ class Loop:
             raise
 
     def _train_round(self) -> None:
-        task, how, progress, row = self.task, self.how, self.progress, dict[str, Tensor]()
-        with _shown(how.round) as show:
+        task, settings, progress, row = self.task, self.settings, self.progress, dict[str, Tensor]()
+        with _show_bar(settings.round) as show:
             batches = task.batches(progress, self.fabric)
-            for batch in () if ended(progress, how) else batches:
+            for batch in () if has_ended(progress, settings) else batches:
                 # A signal waits for the end of the step, so that the state is saved.
                 with defer_signals():
                     row = self._take_step(batch)
                 raise_if_signalled()
-                is_finished = ended(progress, how)
-                line = step_line(progress, row, how) if self._timer.due() else None
+                is_finished = has_ended(progress, settings)
+                line = step_line(progress, row, settings) if self._timer.due() else None
                 show(line) if show else self.say(line) if line else None
                 if is_finished:
                     break
-                if progress.done < how.round and time.monotonic() - self._saved >= how.save_every:
+                if progress.done < settings.round and time.monotonic() - self._saved >= settings.save_every:
                     self.save()
         self._end_round({name: float(value) for name, value in row.items()})
 
     def _take_step(self, batch: Any) -> dict[str, Tensor]:
         """Update weights, averages and progress; return the values to log."""
-        task, how, progress = self.task, self.how, self.progress
+        task, settings, progress = self.task, self.settings, self.progress
         self._between_steps = False
         for group in (group for optimizer in task.optimizers for group in optimizer.param_groups):
-            group["lr"] = group.get("relative_rate", 1.0) * rate(share_done(progress, how), how)
+            group["lr"] = group.get("relative_rate", 1.0) * learning_rate(fraction_done(progress, settings), settings)
         row = dict(task.step(self.fabric.to_device(batch), progress.step))
         if progress.step % task.check_every == 0:
             self._require_finite({name: float(value) for name, value in row.items()})
         progress.step, progress.done = progress.step + 1, progress.done + 1
-        decay = min(how.ema, progress.step / (progress.step + task.averages_lag))
+        decay = min(settings.ema, progress.step / (progress.step + task.averages_lag))
         update_averages(task.averaged, task.model, decay)
         self._update_clock(progress.step % AGREE_EVERY == 0)
         self._between_steps = True
@@ -162,18 +162,18 @@ class Loop:
         """Raise an error for values that are NaN or infinite, before the state is replaced."""
         faults = [f"{name} {value}" for name, value in values.items() if not abs(value) < float("inf")]
         if faults:
-            kept = f"; the last good state is {self.state}, resume from it" if self.state.exists() else ""
+            hint = f"; the last good state is {self.state}, resume from it" if self.state.exists() else ""
             raise Diverged(
                 f"expected finite losses, errors and weights, received {', '.join(faults)} at step "
-                f"{self.progress.step}; try a smaller learning rate, or precision 32{kept}"
+                f"{self.progress.step}; try a smaller learning rate, or precision 32{hint}"
             )
 
-    def _update_clock(self, together: bool) -> None:
-        """Update the time spent; with ``together``, to that of the slowest process, so that all processes agree."""
+    def _update_clock(self, is_shared: bool) -> None:
+        """Update the time spent; with ``is_shared``, to that of the slowest process, so that all processes agree."""
         elapsed = self._clock() - self._start
-        if self.fabric.world_size == 1 or self.how.max_time is None:
+        if self.fabric.world_size == 1 or self.settings.max_time is None:
             self.progress.seconds = elapsed
-        elif together:
+        elif is_shared:
             slowest = self.fabric.all_reduce(torch.tensor(elapsed), reduce_op="max")
             self.progress.seconds = float(torch.as_tensor(slowest))
 
@@ -217,7 +217,7 @@ def update_averages(averaged: nn.Module, model: nn.Module, decay: float) -> None
 
 
 @contextmanager
-def _shown(steps: int) -> Iterator[Callable[[str | None], None] | None]:
+def _show_bar(steps: int) -> Iterator[Callable[[str | None], None] | None]:
     """Show a bar over the steps of a round on a terminal; yield a function that advances it, and None elsewhere."""
     if not has_terminal():
         yield None
@@ -230,10 +230,10 @@ def _shown(steps: int) -> Iterator[Callable[[str | None], None] | None]:
         yield lambda line: bar.update(task, advance=1, description=line)
 
 
-def open_fabric(how: Training, folder: Path) -> Fabric:
+def open_fabric(settings: Training, folder: Path) -> Fabric:
     """Return the processes of a training on their devices, with its precision and loggers."""
-    on_cpu = how.accelerator == "cpu" or (how.accelerator == "auto" and is_cpu())
-    is_mixed = how.precision == "bf16"
+    on_cpu = settings.accelerator == "cpu" or (settings.accelerator == "auto" and is_cpu())
+    is_mixed = settings.precision == "bf16"
     if is_mixed and on_cpu and not has_fast_bf16():
         warnings.warn(
             "training.precision: this processor has no fast bf16; the training runs in float32 instead", stacklevel=2
@@ -247,9 +247,9 @@ def open_fabric(how: Training, folder: Path) -> Fabric:
             # On a login node, or within one node, there is nothing to distribute.
             warnings.filterwarnings("ignore", message="The `srun` command is available")
             fabric = Fabric(
-                accelerator=how.accelerator, devices=how.devices, num_nodes=how.num_nodes, strategy=how.strategy,
-                precision="bf16-mixed" if is_mixed else "32-true",
-                loggers=[] if how.logger is None else [LOGGERS[how.logger](folder, name="logs")],
+                accelerator=settings.accelerator, devices=settings.devices, num_nodes=settings.num_nodes,
+                strategy=settings.strategy, precision="bf16-mixed" if is_mixed else "32-true",
+                loggers=[] if settings.logger is None else [LOGGERS[settings.logger](folder, name="logs")],
             )  # fmt: skip
             fabric.launch()
     except ModuleNotFoundError:

@@ -53,10 +53,10 @@ def file_digests(files: Iterable[str]) -> list[str]:
     At most ``MOST_FILES`` files are sampled, evenly chosen. The digest does not depend on the path.
     """
     paths = [path for path in map(Path, dict.fromkeys(files)) if path.exists()]
-    return [_sampled(path) for path in _some(paths, MOST_FILES)]
+    return [_sample_digest(path) for path in _pick_evenly(paths, MOST_FILES)]
 
 
-def _some(items: Sequence[Any], most: int) -> list[Any]:
+def _pick_evenly(items: Sequence[Any], most: int) -> list[Any]:
     places = np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)
     return [items[i] for i in places]
 
@@ -67,12 +67,12 @@ def _files_of(path: Path) -> list[Path]:
     return [path] if path.is_file() else []
 
 
-def _sampled(path: Path) -> str:
+def _sample_digest(path: Path) -> str:
     """Return the hash of a file or store from its size and a few samples of its content."""
     files = _files_of(path)
     digest = hashlib.sha256(f"{len(files)} {sum(file.stat().st_size for file in files)}".encode())
     count = 5 if len(files) == 1 else 1
-    for file in _some(files, MOST_CHUNKS):
+    for file in _pick_evenly(files, MOST_CHUNKS):
         size = file.stat().st_size
         with file.open("rb") as stream:
             for start in np.linspace(0, max(size - PIECE, 0), count).astype(int):
@@ -98,7 +98,7 @@ def recipe_identity(recipe: TrainingRecipe, data: str) -> str:
     return hashlib.sha256(json.dumps([content, data], sort_keys=True).encode()).hexdigest()
 
 
-def describe_source(source: Source, sides: Split) -> dict[str, Any]:
+def describe_source(source: Source, split: Split) -> dict[str, Any]:
     """Return the description of a source for a checkpoint, as plain values."""
     attrs = source.outputs[0].maps.attrs
     dates = [] if source.dates is None else [str(source.dates.min()), str(source.dates.max())]
@@ -109,17 +109,17 @@ def describe_source(source: Source, sides: Split) -> dict[str, Any]:
         "coarse_shape": list(source.grid.shape),
         "fine_axes": axes_of(source.fine),
         "dates": dates,
-        "train_dates": runs_of(source.dates, sides.train),
-        "validation_dates": runs_of(source.dates, sides.validation),
+        "train_dates": runs_of(source.dates, split.train),
+        "validation_dates": runs_of(source.dates, split.validation),
         "file_hashes": file_digests(source.files),
-        "train_maps": int(source.maps_of(sides.train).size),
-        "validation_maps": int(source.maps_of(sides.validation).size),
+        "train_maps": int(source.maps_of(split.train).size),
+        "validation_maps": int(source.maps_of(split.validation).size),
         "long_name": str(attrs.get("long_name", attrs.get("standard_name", ""))),
         "licence": source.licence,
     }
 
 
-def runs_of(dates: NDArray[Any] | None, chosen: NDArray[np.int64]) -> list[list[str]]:
+def runs_of(dates: NDArray[Any] | None, times: NDArray[np.int64]) -> list[list[str]]:
     """Return the first and last date of each uninterrupted run of chosen times.
 
     Examples
@@ -128,11 +128,11 @@ def runs_of(dates: NDArray[Any] | None, chosen: NDArray[np.int64]) -> list[list[
     >>> runs_of(dates, np.array([0, 1, 4]))
     [['2000-01-01T00:00:00', '2000-01-02T00:00:00'], ['2000-01-05T00:00:00', '2000-01-05T00:00:00']]
     """
-    if dates is None or chosen.size == 0:
+    if dates is None or times.size == 0:
         return []
     order = np.argsort(dates, kind="stable")
-    is_chosen = np.isin(order, chosen)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_chosen, [False]]).astype(int)))
+    is_selected = np.isin(order, times)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_selected, [False]]).astype(int)))
     return [[iso(dates[order[first]]), iso(dates[order[last - 1]])] for first, last in edges.reshape(-1, 2)]
 
 
@@ -148,16 +148,16 @@ def _axis(axis: Any) -> dict[str, Any]:
     return {"kind": axis.kind, "from": float(edges[0]), "to": float(edges[-1]), "step": step}
 
 
-def require_disjoint(sources: Sequence[Source], sides: Sequence[Split]) -> None:
+def require_disjoint(sources: Sequence[Source], splits: Sequence[Split]) -> None:
     """Raise an OptionError if a source trains on times that another one of the same data holds out."""
-    for i, (one, side) in enumerate(zip(sources, sides, strict=True)):
-        for j, (other, other_side) in enumerate(zip(sources, sides, strict=True)):
-            has_both = i != j and side.train.size and other_side.validation.size
-            if not has_both or not _overlap(axes_of(one.fine), axes_of(other.fine)):
+    for i, (one, split) in enumerate(zip(sources, splits, strict=True)):
+        for j, (other, other_split) in enumerate(zip(sources, splits, strict=True)):
+            has_both = i != j and split.train.size and other_split.validation.size
+            if not has_both or not _may_overlap(axes_of(one.fine), axes_of(other.fine)):
                 continue
             # Held-out steps, and those of the gap beside them.
-            held = np.setdiff1d(np.arange(other.sizes[0]), other_side.train)
-            steps = _between(one.dates, other.dates, side.train, held)
+            held_out = np.setdiff1d(np.arange(other.sizes[0]), other_split.train)
+            steps = _steps_between(one.dates, other.dates, split.train, held_out)
             if steps.size and _same_data(one, other):
                 dates = "" if one.dates is None else f", from {iso(one.dates[steps[0]])} to {iso(one.dates[steps[-1]])}"
                 raise OptionError(
@@ -167,15 +167,17 @@ def require_disjoint(sources: Sequence[Source], sides: Sequence[Split]) -> None:
                 )
 
 
-def _between(
-    dates: NDArray[Any] | None, others: NDArray[Any] | None, train: NDArray[np.int64], kept: NDArray[np.int64]
+def _steps_between(
+    dates: NDArray[Any] | None, other_dates: NDArray[Any] | None, train: NDArray[np.int64], held_out: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return the training steps within the time span that another source holds out."""
-    if (dates is None) != (others is None):
+    if (dates is None) != (other_dates is None):
         return train[:0]
-    mine, theirs = (train, kept) if dates is None or others is None else (dates[train], others[kept])
+    train_times, held_out_times = train, held_out
+    if dates is not None and other_dates is not None:
+        train_times, held_out_times = dates[train], other_dates[held_out]
     try:
-        return train[(mine >= theirs.min()) & (mine <= theirs.max())]
+        return train[(train_times >= held_out_times.min()) & (train_times <= held_out_times.max())]
     except TypeError:
         return train[:0]  # dates of calendars that do not compare
 
@@ -189,9 +191,10 @@ def _same_data(one: Source, other: Source) -> bool:
 def _same_values(one: Source, other: Source) -> bool:
     """Return whether two files hold the same map at a shared time, on shared cells."""
     axes, other_axes = axes_of(one.fine), axes_of(other.fine)
-    if one.dates is None or other.dates is None or not axes or not other_axes or not _aligned(axes, other_axes):
+    if one.dates is None or other.dates is None or not axes or not other_axes or not _are_aligned(axes, other_axes):
         return False
-    if any(abs(mine["step"] / theirs["step"] - 1) > SAME_EDGE for mine, theirs in zip(axes, other_axes, strict=True)):
+    steps = [(axis["step"], other_axis["step"]) for axis, other_axis in zip(axes, other_axes, strict=True)]
+    if any(abs(step / other_step - 1) > SAME_EDGE for step, other_step in steps):
         return False
     shared = np.isin(one.dates, other.dates)
     if not shared.any():
@@ -211,62 +214,63 @@ def _same_values(one: Source, other: Source) -> bool:
     return bool(np.allclose(first, second, rtol=1e-3, atol=1e-6, equal_nan=True))
 
 
-def _overlap(one: Any, other: Any) -> bool:
+def _may_overlap(one: Any, other: Any) -> bool:
     """Return whether two grids may share a cell; grids without axes may."""
     if not one or not other:
         return True
-    for mine, theirs in zip(one, other, strict=True):
-        if mine["kind"] != theirs["kind"]:
+    for axis, other_axis in zip(one, other, strict=True):
+        if axis["kind"] != other_axis["kind"]:
             return False
-        low, high = (sorted((axis["from"], axis["to"])) for axis in (mine, theirs))
+        low, high = (sorted((item["from"], item["to"])) for item in (axis, other_axis))
         # Longitudes of the same place may differ by 360 degrees.
-        turns = (-360.0, 0.0, 360.0) if mine["kind"] == "longitude" else (0.0,)
-        least = SAME_EDGE * min(mine["step"], theirs["step"])
+        turns = (-360.0, 0.0, 360.0) if axis["kind"] == "longitude" else (0.0,)
+        least = SAME_EDGE * min(axis["step"], other_axis["step"])
         if not any(min(low[1], high[1] + turn) - max(low[0], high[0] + turn) > least for turn in turns):
             return False
     return True
 
 
-def _aligned(one: Any, other: Any) -> bool:
+def _are_aligned(one: Any, other: Any) -> bool:
     """Return whether the cells of one grid are unions of whole cells of the other."""
     if not one or not other:
         return False
-    for mine, theirs in zip(one, other, strict=True):
-        small = min(mine["step"], theirs["step"])
-        for distance in (max(mine["step"], theirs["step"]), mine["from"] - theirs["from"]):
+    for axis, other_axis in zip(one, other, strict=True):
+        small = min(axis["step"], other_axis["step"])
+        for distance in (max(axis["step"], other_axis["step"]), axis["from"] - other_axis["from"]):
             if abs(distance / small - round(distance / small)) > SAME_EDGE:
                 return False
-    return _overlap(one, other)
+    return _may_overlap(one, other)
 
 
-def trained_times(
+def find_trained_times(
     record: Record, grid: Any, dates: NDArray[Any] | None, count: int, files: Iterable[str]
 ) -> NDArray[np.bool_]:
     """Return which time steps of some maps the training of a model saw."""
     is_seen, axes, files = np.zeros(count, dtype=bool), axes_of(grid), list(files)
     digests: set[str] | None = None
-    words = None if dates is None else np.array([iso(date) for date in dates])
+    texts = None if dates is None else np.array([iso(date) for date in dates])
     for source in record.sources:
-        if not source.get("train_maps") or not _overlap(axes, source.get("fine_axes")):
+        if not source.get("train_maps") or not _may_overlap(axes, source.get("fine_axes")):
             continue
-        is_trained = _trained(source, words, count)
+        is_trained = _is_trained(source, texts, count)
         if not is_trained.any():
             continue
         digests = set(file_digests(files)) if digests is None else digests
         same_name = path_of(str(source.get("label"))).name in {Path(file).name for file in files}
         hashes = source.get("file_hashes")
         # A rewritten file keeps its name and its cells.
-        if digests & set(hashes or ()) or (same_name and (hashes is None or _aligned(axes, source.get("fine_axes")))):
+        is_rewritten = same_name and (hashes is None or _are_aligned(axes, source.get("fine_axes")))
+        if digests & set(hashes or ()) or is_rewritten:
             is_seen |= is_trained
     return is_seen
 
 
-def _trained(source: Mapping[str, Any], words: NDArray[Any] | None, count: int) -> NDArray[np.bool_]:
+def _is_trained(source: Mapping[str, Any], texts: NDArray[Any] | None, count: int) -> NDArray[np.bool_]:
     """Return which dates are within a run of training dates."""
     runs = source.get("train_dates") or []
-    if words is None:
+    if texts is None:
         return np.full(count, not runs)
-    trained = np.zeros(count, dtype=bool)
+    is_trained = np.zeros(count, dtype=bool)
     for first, last in runs:
-        trained |= (words >= first) & (words <= last)
-    return trained
+        is_trained |= (texts >= first) & (texts <= last)
+    return is_trained

@@ -38,7 +38,7 @@ Indices = NDArray[np.int64]
 SAMPLE = "sample:"
 Array32 = NDArray[np.float32]
 # Least valid fraction of a scored coarse cell: below it the mean represents another area.
-WHOLE = 0.999
+LEAST_VALID = 0.999
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Split:
     validation: Indices
 
 
-def split_times(dates: NDArray[Any] | None, count: int, how: ValidationSplit, use: str, label: str) -> Split:
+def split_times(dates: NDArray[Any] | None, count: int, settings: ValidationSplit, use: str, label: str) -> Split:
     """Split time steps into training and one contiguous span of validation.
 
     Examples
@@ -63,24 +63,24 @@ def split_times(dates: NDArray[Any] | None, count: int, how: ValidationSplit, us
         return Split(steps, empty) if use == "train" else Split(empty, steps)
     seconds = None if dates is None else _seconds(dates)
     order = steps if seconds is None else np.argsort(seconds, kind="stable")
-    if how.span is None:
-        validation = order[count - round(how.fraction * count) :]
+    if settings.span is None:
+        validation = order[count - round(settings.fraction * count) :]
     else:
-        validation = _within(dates, how.span, label)
+        validation = _within(dates, settings.span, label)
     if validation.size == 0:
         return Split(steps, empty)
-    if seconds is None or isinstance(how.gap, int):
+    if seconds is None or isinstance(settings.gap, int):
         # The gap counts different times: members of one time are not steps apart.
         places = steps if seconds is None else np.unique(seconds, return_inverse=True)[1]
-        is_training = _distance(places, places[validation]) > (how.gap if isinstance(how.gap, int) else 1)
+        is_training = _distance(places, places[validation]) > (settings.gap if isinstance(settings.gap, int) else 1)
     else:
-        is_training = _distance(seconds, seconds[validation]) > seconds_of(how.gap)
+        is_training = _distance(seconds, seconds[validation]) > seconds_of(settings.gap)
     return Split(np.flatnonzero(is_training), np.sort(validation))
 
 
-def _distance(times: NDArray[Any], held: NDArray[Any]) -> NDArray[Any]:
+def _distance(times: NDArray[Any], held_out: NDArray[Any]) -> NDArray[Any]:
     """Return the distance of each time from the span of the held-out times; -1 within."""
-    outside = np.maximum(held.min() - times, times - held.max())
+    outside = np.maximum(held_out.min() - times, times - held_out.max())
     return np.where(outside > 0, outside, -1)
 
 
@@ -95,8 +95,8 @@ def _within(dates: NDArray[Any] | None, span: tuple[str, str], label: str) -> In
     if dates is None:
         raise InputError(f"{label}: expected dates for the validation span, received none; use fraction instead")
     # ISO dates compare as texts in every calendar; a shorter one covers all dates that begin with it.
-    words = [iso(date) for date in dates]
-    indices = [i for i, word in enumerate(words) if word >= span[0] and word[: len(span[1])] <= span[1]]
+    texts = [iso(date) for date in dates]
+    indices = [i for i, text in enumerate(texts) if text >= span[0] and text[: len(span[1])] <= span[1]]
     return np.array(indices, dtype=np.int64)
 
 
@@ -144,12 +144,12 @@ class Source:
     grid: Any
     cells: Aggregation  # aggregation from fine to coarse cells
     # Aggregation from the cells of the files to the fine cells, if the recipe averages first.
-    first: Aggregation | None
+    pre_average: Aggregation | None
     operator: Separable  # the Sobolev kernel on these grids
     statics: NDArray[np.float32]  # (S, n_fine_y, n_fine_x): fine static features
     dates: NDArray[Any] | None  # one per time step
     sizes: tuple[int, ...]  # time steps, then the sizes of other dimensions (members, levels)
-    clock: NDArray[np.float32]  # (time steps, E): sines and cosines of the encodings
+    time_features: NDArray[np.float32]  # (time steps, E): sines and cosines of the encodings
     files: tuple[str, ...]  # files read
     licence: str = ""  # licence attribute of the fine file
     # Whether the axes are longitude and latitude of the earth, so that east is along the columns.
@@ -160,7 +160,7 @@ class Source:
         """Number of maps."""
         return int(np.prod(self.sizes))
 
-    def described(self, data: Data) -> dict[str, dict[str, Any]]:
+    def variable_attributes(self, data: Data) -> dict[str, dict[str, Any]]:
         """Return the attributes of the variables by their names in the recipe."""
         channels, fields = (*data.outputs, *data.predictors), (*self.outputs, *self.predictors)
         return {channel.name: {**field.maps.attrs, "name": str(field.maps.name)}
@@ -180,28 +180,30 @@ def open_source(pair: Pair, data: Data, network: Network) -> Source:
     """Open one pair of the recipe; reads coordinates and statics only."""
     with prefix_errors(pair.fine):
         raw = select_ranges(open_maps(pair.fine), pair)
-        ds, where = crop_to_cells(raw, [size * pair.average for size in data.factor])
-        first, fine = None, where.grid
+        ds, axes = crop_to_cells(raw, [size * pair.average for size in data.factor])
+        pre_average, fine = None, axes.grid
         if pair.average > 1:
-            fine = where.grid.coarsen(pair.average, pair.average)
-            first = Aggregation.between(fine, where.grid)
+            fine = axes.grid.coarsen(pair.average, pair.average)
+            pre_average = Aggregation.between(fine, axes.grid)
         grid = fine.coarsen(*data.factor)
         files, coarse = [ds], None
         if pair.coarse is not None:
-            coarse_dataset, where_coarse = open_coarse(pair, where, fine, data.factor)
+            coarse_dataset, coarse_axes = open_coarse(pair, axes, fine, data.factor)
             ds, coarse_dataset = select_shared_times(ds, coarse_dataset)
             files = [ds, coarse_dataset]
-            coarse = tuple(_field(coarse_dataset, where_coarse, channel, pair) for channel in data.outputs)
-            predictors = tuple(_field(coarse_dataset, where_coarse, channel, pair) for channel in data.predictors)
+            coarse = tuple(_open_field(coarse_dataset, coarse_axes, channel, pair) for channel in data.outputs)
+            predictors = tuple(_open_field(coarse_dataset, coarse_axes, channel, pair) for channel in data.predictors)
         else:
-            predictors = tuple(_field(ds, where, channel, pair) for channel in data.predictors)
-        outputs = tuple(_field(ds, where, channel, pair) for channel in data.outputs)
+            predictors = tuple(_open_field(ds, axes, channel, pair) for channel in data.predictors)
+        outputs = tuple(_open_field(ds, axes, channel, pair) for channel in data.outputs)
         for field in (*outputs, *(coarse or ()), *predictors):
             _require_same_maps(field, outputs[0])
-        time, lead = time_name(ds), outputs[0].maps.dims[:-2]
-        dates = np.atleast_1d(ds[time].values) if time is not None and time in lead else None
-        if lead and time in lead and lead[0] != time:
-            raise InputError(f"expected {time!r} as the first dimension of {outputs[0].maps.name!r}, received {lead}")
+        time, leading_dims = time_name(ds), outputs[0].maps.dims[:-2]
+        dates = np.atleast_1d(ds[time].values) if time is not None and time in leading_dims else None
+        if leading_dims and time in leading_dims and leading_dims[0] != time:
+            raise InputError(
+                f"expected {time!r} as the first dimension of {outputs[0].maps.name!r}, received {leading_dims}"
+            )
         cells = Aggregation.between(grid, fine)
         subcells = (
             Subcells.from_nested(grid.y, fine.y, data.factor[0]),
@@ -210,11 +212,12 @@ def open_source(pair: Pair, data: Data, network: Network) -> Source:
         sizes = outputs[0].maps.shape[:-2] or (1,)
         return Source(
             label=pair.fine, pair=pair, outputs=outputs, coarse=coarse, predictors=predictors, fine=fine, grid=grid,
-            cells=cells, first=first, operator=sobolev_operator(grid, subcells, network.taps, network.order),
-            statics=_statics(raw, pair, data, where, fine, cells), dates=dates, sizes=sizes,
-            clock=time_features(tuple(data.encodings), dates, sizes[0]), files=sources_of(*files),
+            cells=cells, pre_average=pre_average,
+            operator=sobolev_operator(grid, subcells, network.taps, network.order),
+            statics=_read_statics(raw, pair, data, axes, fine, cells), dates=dates, sizes=sizes,
+            time_features=time_features(tuple(data.encodings), dates, sizes[0]), files=sources_of(*files),
             licence=str(raw.attrs.get("license", "")),
-            geographic=fine.spherical and where.mapping is None and not where.notes,
+            geographic=fine.spherical and axes.mapping is None and not axes.notes,
         )  # fmt: skip
 
 
@@ -254,42 +257,44 @@ def select_ranges(ds: xr.Dataset, pair: Pair) -> xr.Dataset:
 
 def crop_to_cells(ds: xr.Dataset, multiples: list[int]) -> tuple[xr.Dataset, Horizontal]:
     """Return the dataset without the last rows and columns that do not fill a coarse cell, and its grid."""
-    where = horizontal(ds)
+    axes = horizontal(ds)
     slices = {}
-    for dim, size, multiple in zip(where.dims, where.grid.shape, multiples, strict=True):
+    for dim, size, multiple in zip(axes.dims, axes.grid.shape, multiples, strict=True):
         if size < multiple:
             raise ShapeError(f"expected at least {multiple} cells along {dim!r}, one coarse cell, received {size}")
         if size % multiple:
             slices[dim] = slice(0, size - size % multiple)
     if not slices:
-        return ds, where
+        return ds, axes
     ds = ds.isel(slices)
     return ds, horizontal(ds)
 
 
-def open_coarse(pair: Pair, where: Horizontal, fine: Any, factor: tuple[int, int]) -> tuple[xr.Dataset, Horizontal]:
+def open_coarse(pair: Pair, axes: Horizontal, fine: Any, factor: tuple[int, int]) -> tuple[xr.Dataset, Horizontal]:
     """Return the coarse fields of an independent model in the direction of the fine cells, and their grid."""
     assert pair.coarse is not None
     ds = open_maps(pair.coarse)
     times = {name: span for name, span in pair.select.items() if name == time_name(ds)}
     ds = select_ranges(ds, pair.model_copy(update={"select": times}))
-    ds, where_coarse = orient_like(ds, horizontal(ds), where)
-    require_match(where_coarse, fine.coarsen(*factor), fine, factor)
-    return ds, where_coarse
+    ds, coarse_axes = orient_like(ds, horizontal(ds), axes)
+    require_match(coarse_axes, fine.coarsen(*factor), fine, factor)
+    return ds, coarse_axes
 
 
-def orient_like(coarse: xr.Dataset, there: Horizontal, where: Horizontal) -> tuple[xr.Dataset, Horizontal]:
+def orient_like(coarse: xr.Dataset, coarse_axes: Horizontal, fine_axes: Horizontal) -> tuple[xr.Dataset, Horizontal]:
     """Return a coarse dataset with rows and columns in the direction of the fine ones, on axes of the same kind."""
-    there = with_named_mapping(there, coarse, where)
-    require_same_axes(there, where, "coarse file", "the fine file", "remap one of them to the axes of the other first")
-    axes = zip(there.dims, (there.grid.y, there.grid.x), (where.grid.y, where.grid.x), strict=True)
-    flips = {dim: slice(None, None, -1) for dim, axis, fine_axis in axes if axis.ascending != fine_axis.ascending}
-    return (coarse, there) if not flips else (coarse.isel(flips), horizontal(coarse.isel(flips)))
+    coarse_axes = with_named_mapping(coarse_axes, coarse, fine_axes)
+    remedy = "remap one of them to the axes of the other first"
+    require_same_axes(coarse_axes, fine_axes, "coarse file", "the fine file", remedy)
+    grid, fine_grid = coarse_axes.grid, fine_axes.grid
+    axis_pairs = zip(coarse_axes.dims, (grid.y, grid.x), (fine_grid.y, fine_grid.x), strict=True)
+    flips = {dim: slice(None, None, -1) for dim, axis, fine_axis in axis_pairs if axis.ascending != fine_axis.ascending}
+    return (coarse, coarse_axes) if not flips else (coarse.isel(flips), horizontal(coarse.isel(flips)))
 
 
-def require_match(there: Horizontal, grid: Any, fine: Any, factor: tuple[int, int]) -> None:
+def require_match(coarse_axes: Horizontal, grid: Any, fine: Any, factor: tuple[int, int]) -> None:
     """Raise an error if the coarse cells are not whole blocks of fine cells."""
-    factors = there.grid.nest_factors(fine)
+    factors = coarse_axes.grid.nest_factors(fine)
     if factors is not None and tuple(factors) != tuple(factor):
         raise ShapeError(
             f"expected fine cells of factor {factor[0]} x {factor[1]} in the coarse ones, received "
@@ -298,8 +303,8 @@ def require_match(there: Horizontal, grid: Any, fine: Any, factor: tuple[int, in
     if factors is None:
         raise GridError(
             f"expected a coarse grid of {grid.shape[0]} x {grid.shape[1]} cells in which the {fine.shape[0]} x "
-            f"{fine.shape[1]} fine ones nest, received {there.grid.shape[0]} x {there.grid.shape[1]} cells with other "
-            "edges; regrid one of them (downscale apply --target) or select one region"
+            f"{fine.shape[1]} fine ones nest, received {coarse_axes.grid.shape[0]} x {coarse_axes.grid.shape[1]} cells "
+            "with other edges; regrid one of them (downscale apply --target) or select one region"
         )
 
 
@@ -314,12 +319,12 @@ def select_shared_times(ds: xr.Dataset, other: xr.Dataset) -> tuple[xr.Dataset, 
     return ds.sel({fine_time: shared}), other.sel({coarse_time: shared})
 
 
-def _field(ds: xr.Dataset, where: Horizontal, channel: Channel, pair: Pair) -> Field:
+def _open_field(ds: xr.Dataset, axes: Horizontal, channel: Channel, pair: Pair) -> Field:
     name = pair.names.get(channel.name, channel.name)
-    legal = horizontal_variables(ds, where)
-    if name not in legal:
-        raise InputError(f"expected a variable among {listing(legal)}, received {name!r}; set its name in names")
-    maps = ds[name].transpose(..., *where.dims)
+    variables = horizontal_variables(ds, axes)
+    if name not in variables:
+        raise InputError(f"expected a variable among {listing(variables)}, received {name!r}; set its name in names")
+    maps = ds[name].transpose(..., *axes.dims)
     factor, offset = conversion(maps, channel, pair)
     lower, upper = bounds_of(channel, maps, factor, offset)
     return Field(maps, factor, offset, -np.inf if lower is None else lower, np.inf if upper is None else upper)
@@ -365,8 +370,8 @@ def _require_same_maps(field: Field, first: Field) -> None:
         )
 
 
-def _statics(
-    raw: xr.Dataset, pair: Pair, data: Data, where: Horizontal, fine: Any, cells: Aggregation
+def _read_statics(
+    raw: xr.Dataset, pair: Pair, data: Data, axes: Horizontal, fine: Any, cells: Aggregation
 ) -> NDArray[np.float32]:
     needed = {NEEDS[name] for name in data.statics if name in NEEDS}
     fields = {}
@@ -379,14 +384,14 @@ def _statics(
         else:
             variable = pair.orog_variable if name == "orog" else "sftlf"
             static = pick_static(open_maps(path), variable)
-        fields[name] = np.asarray(regrid_static(static, fine, name, where), dtype=np.float64)
+        fields[name] = np.asarray(regrid_static(static, fine, name, axes), dtype=np.float64)
         if name == "sftlf" and fields[name].max(initial=0) > 1.5:
             fields[name] = fields[name] / 100
-    features = static_features(data.statics, fine, cells, fields, where.locator)
+    features = static_features(data.statics, fine, cells, fields, axes.locator)
     return np.stack([*features.values()]).astype(np.float32) if features else np.empty((0, *fine.shape), np.float32)
 
 
-def evenly(items: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+def pick_evenly(items: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """Return at most ``most`` of the items, evenly spread."""
     places = np.linspace(0, max(items.size - 1, 0), min(items.size, most))
     return items[np.unique(places.round().astype(np.int64))]
@@ -414,7 +419,8 @@ def map_bytes(source: Source) -> int:
 def read_truth(source: Source, number: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the reference (V, fine) of a map and its means over coarse cells (V, coarse), by the operator A."""
     index = _index(source, number)
-    fine = np.stack([_first(source, _smooth_values(field.read(index), source.pair.smooth)) for field in source.outputs])
+    fields = [_smooth_values(field.read(index), source.pair.smooth) for field in source.outputs]
+    fine = np.stack([_pre_average(source, values) for values in fields])
     return fine, _mean(source, fine)
 
 
@@ -452,7 +458,7 @@ def read_map(source: Source, number: int) -> Map:
     # Single precision, as in the cache: ten times as fast as double.
     proposal = source.operator(torch.from_numpy(coarse)).numpy()
     shares = source.cells.apply_mask(np.isfinite(truth)).valid_fraction
-    target = np.where(source.cells.broadcast_to_fine(shares) >= WHOLE, truth, np.nan).astype(np.float32)
+    target = np.where(source.cells.broadcast_to_fine(shares) >= LEAST_VALID, truth, np.nan).astype(np.float32)
     inputs = np.stack(predictors).astype(np.float32) if predictors else np.empty((0, *coarse.shape[1:]), np.float32)
     return Map(target, proposal, coarse, inputs)
 
@@ -464,11 +470,11 @@ def _index(source: Source, number: int) -> tuple[int, ...]:
 def read_predictor(source: Source, field: Field, number: int) -> NDArray[np.float64]:
     """Return one map of a predictor on the coarse cells."""
     values = field.read(_index(source, number))
-    return values if source.coarse is not None else _mean(source, _first(source, values))
+    return values if source.coarse is not None else _mean(source, _pre_average(source, values))
 
 
-def _first(source: Source, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return values if source.first is None else source.first.apply_mask(np.isfinite(values)).mean(values)
+def _pre_average(source: Source, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values if source.pre_average is None else source.pre_average.apply_mask(np.isfinite(values)).mean(values)
 
 
 def _mean(source: Source, fine: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -481,24 +487,24 @@ class MapCache:
 
     def __init__(self, sources: Sequence[Source], megabytes: float) -> None:
         self.sources = tuple(sources)
-        self.room = megabytes * 2**20
-        self._kept: OrderedDict[tuple[int, int], Map] = OrderedDict()
+        self.max_bytes = megabytes * 2**20
+        self._maps: OrderedDict[tuple[int, int], Map] = OrderedDict()
         self._bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
         # Each worker fills its own cache.
-        return {"sources": self.sources, "room": self.room, "_kept": OrderedDict(), "_bytes": 0}
+        return {"sources": self.sources, "max_bytes": self.max_bytes, "_maps": OrderedDict(), "_bytes": 0}
 
     def get(self, source: int, number: int) -> Map:
         """Return a map, from the cache or from its file."""
         key = (source, number)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
+        if key in self._maps:
+            self._maps.move_to_end(key)
+            return self._maps[key]
         entry = read_map(self.sources[source], number)
-        self._kept[key] = entry
+        self._maps[key] = entry
         self._bytes += map_bytes(self.sources[source])
-        while self._bytes > self.room and len(self._kept) > 1:
-            (oldest, _), _ = self._kept.popitem(last=False)
+        while self._bytes > self.max_bytes and len(self._maps) > 1:
+            (oldest, _), _ = self._maps.popitem(last=False)
             self._bytes -= map_bytes(self.sources[oldest])
         return entry

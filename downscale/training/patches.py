@@ -16,7 +16,7 @@ from downscale.errors import OptionError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.gradient import Spacing
 from downscale.training.pairs import MapCache, Source
-from downscale.training.sampling import PatchIndex, lattice, patch_size, sampled_coverage, tile_coverage
+from downscale.training.sampling import PatchIndex, lattice, patch_coverage, patch_size, tile_coverage
 from downscale.training.schema import Data, Patches
 
 # Orientations of a square: bit 1 mirrors rows, bit 2 columns, bit 4 transposes.
@@ -34,11 +34,11 @@ BY_WORDS = re.compile(r"\b(u|v|x|y|zonal|meridional|eastward|northward)[ _-]+(co
 HANDED = re.compile(r"vorticity|helicity|stream_?function|(from|to)_direction|\bdirection\b", re.IGNORECASE)
 # Area fractions that differ by less count as equal.
 EQUAL_AREAS = 1e-12
-NOTHING: NDArray[np.float64] = np.empty((0, 0))
+EMPTY: NDArray[np.float64] = np.empty((0, 0))
 # Fields of a patch that hold the variables of each group.
-TURNING = {"outputs": ("target", "proposal", "coarse"), "predictors": ("predictors",), "statics": ("statics",)}
+COMPONENT_FIELDS = {"outputs": ("target", "proposal", "coarse"), "predictors": ("predictors",), "statics": ("statics",)}
 # Fields of a patch with rows and columns.
-FIELDS = ("target", "proposal", "coarse", "predictors", "statics", "share", "weight", "dy", "dx")
+FIELDS = ("target", "proposal", "coarse", "predictors", "statics", "area_fraction", "weight", "dy", "dx")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Component:
 
     group: str  # group of fields that it belongs to
     index: int  # its index in the group
-    along: str  # axis along which it points
+    axis: str  # axis along which it points
     partner: int | None = None  # index of the other component in the same group; None if there is none
 
 
@@ -59,96 +59,104 @@ def static_components(channels: Sequence[str]) -> tuple[Component, ...]:
     return Component("statics", east, "x", north), Component("statics", north, "y", east)
 
 
-def count_orientations(parts: Iterable[Component]) -> int:
+def count_orientations(components: Iterable[Component]) -> int:
     """Return the number of possible orientations: 8, or 4 without transposition if a component has no partner."""
-    return 8 if all(part.partner is not None for part in parts) else 4
+    return 8 if all(component.partner is not None for component in components) else 4
 
 
 def variable_components(
-    data: Data, described: Sequence[dict[str, Any]], own_axes: Sequence[bool]
+    data: Data, attributes: Sequence[dict[str, Any]], is_geographic: Sequence[bool]
 ) -> tuple[Component, ...]:
     """Return the components of vectors among outputs and predictors."""
-    groups = {"outputs": [each.name for each in data.outputs], "predictors": [each.name for each in data.predictors]}
-    named_vectors = {name: (along, partner_name) for pair in data.vectors for name, along, partner_name in
+    groups = {
+        "outputs": [channel.name for channel in data.outputs],
+        "predictors": [channel.name for channel in data.predictors],
+    }
+    named_vectors = {name: (axis, partner_name) for pair in data.vectors for name, axis, partner_name in
              ((pair[0], "x", pair[1]), (pair[1], "y", pair[0]))}  # fmt: skip
-    parts = []
+    components = []
     for group, names in groups.items():
-        directions = {name: named_vectors.get(name) or _component(name, described, own_axes) for name in names}
+        directions = {name: named_vectors.get(name) or _component(name, attributes, is_geographic) for name in names}
         for name, direction in directions.items():
             if direction is None:
                 continue
-            along, partner_name = direction
+            axis, partner_name = direction
             partner = next(
-                (n for n in names if n != name and partner_name == _label(n, described, named_vectors)), None
+                (n for n in names if n != name and partner_name == _label(n, attributes, named_vectors)), None
             )
-            parts.append(Component(group, names.index(name), along, None if partner is None else names.index(partner)))
-    return tuple(parts)
+            partner_index = None if partner is None else names.index(partner)
+            components.append(Component(group, names.index(name), axis, partner_index))
+    return tuple(components)
 
 
-def _label(name: str, described: Sequence[dict[str, Any]], named: dict[str, Any]) -> str:
+def _label(name: str, attributes: Sequence[dict[str, Any]], named_vectors: dict[str, Any]) -> str:
     """Return the name by which a partner refers to a variable: from the recipe, else its standard name."""
-    return name if name in named else str(_attributes_of(name, described).get("standard_name", ""))
+    return name if name in named_vectors else str(_attributes_of(name, attributes).get("standard_name", ""))
 
 
-def _attributes_of(name: str, described: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _attributes_of(name: str, attributes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the attributes of a variable in the first source with a standard name, else in the first source."""
-    candidates = (attributes[name] for attributes in described if attributes[name].get("standard_name"))
-    attrs: dict[str, Any] = next(candidates, described[0][name])
+    candidates = (source[name] for source in attributes if source[name].get("standard_name"))
+    attrs: dict[str, Any] = next(candidates, attributes[0][name])
     return attrs
 
 
-def _component(name: str, described: Sequence[dict[str, Any]], own_axes: Sequence[bool]) -> tuple[str, str] | None:
+def _component(
+    name: str, attributes: Sequence[dict[str, Any]], is_geographic: Sequence[bool]
+) -> tuple[str, str] | None:
     """Return the axis of a component and the standard name of its partner; None for other fields."""
-    attrs = _attributes_of(name, described)
+    attrs = _attributes_of(name, attributes)
     standard, long_name = str(attrs.get("standard_name", "")), str(attrs.get("long_name", ""))
     if any(HANDED.search(text) for text in (standard, long_name, name)):
-        raise _unknown(name, "whose sign or angle changes in a mirror")
+        raise _component_error(name, "whose sign or angle changes in a mirror")
     words = standard.split("_")
     directions = [word for word in words if word in DIRECTIONS]
     # "grid_eastward_wind" is along the grid, whatever its direction.
     if len(directions) == 1:
-        along, of_grid = DIRECTIONS[directions[0]]
-        if not of_grid and "grid" not in words and not all(own_axes):
-            raise _unknown(name, "whose east is not that of the grid's axes")
-        return along, "_".join(OTHER_WORD[word] if word == directions[0] else word for word in words)
+        axis, of_grid = DIRECTIONS[directions[0]]
+        if not of_grid and "grid" not in words and not all(is_geographic):
+            raise _component_error(name, "whose east is not that of the grid's axes")
+        return axis, "_".join(OTHER_WORD[word] if word == directions[0] else word for word in words)
     if (
         directions
         or BY_NAME.fullmatch(name)
         or BY_NAME.fullmatch(str(attrs.get("name", name)))
         or BY_WORDS.search(long_name)
     ):
-        raise _unknown(name, "a component of a vector by its name")
+        raise _component_error(name, "a component of a vector by its name")
     return None
 
 
-def _unknown(name: str, what: str) -> OptionError:
+def _component_error(name: str, reason: str) -> OptionError:
     return OptionError(
-        f"patches.augment: expected fields with known behaviour in a mirror, received {name!r}, {what}; name pairs "
+        f"patches.augment: expected fields with known behaviour in a mirror, received {name!r}, {reason}; name pairs "
         "along the grid's axes as data.vectors: [[U, V]], or set patches.augment: false"
     )
 
 
-def reorient_array(array: NDArray[Any], number: int) -> NDArray[Any]:
+def reorient_array(array: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Return an array with its last two axes mirrored and transposed."""
-    if number & MIRROR_ROWS:
+    if orientation & MIRROR_ROWS:
         array = array[..., ::-1, :]
-    if number & MIRROR_COLUMNS:
+    if orientation & MIRROR_COLUMNS:
         array = array[..., ::-1]
-    return array.swapaxes(-2, -1) if number & SWAP else array
+    return array.swapaxes(-2, -1) if orientation & SWAP else array
 
 
-def reorient_components(fields: NDArray[Any], parts: Iterable[Component], number: int, same_way: bool) -> NDArray[Any]:
+def reorient_components(
+    fields: NDArray[Any], components: Iterable[Component], orientation: int, same_direction: bool
+) -> NDArray[Any]:
     """Return fields with components corrected after :func:`reorient_array`, which treats them as scalars."""
     result = fields.copy()
-    for part in parts:
-        mirrored = number & (MIRROR_COLUMNS if part.along == "x" else MIRROR_ROWS)
-        sign = -1 if mirrored else 1
-        if not number & SWAP:
-            result[part.index] = sign * fields[part.index]
+    for component in components:
+        is_mirrored = orientation & (MIRROR_COLUMNS if component.axis == "x" else MIRROR_ROWS)
+        sign = -1 if is_mirrored else 1
+        if not orientation & SWAP:
+            result[component.index] = sign * fields[component.index]
             continue
-        assert part.partner is not None
+        assert component.partner is not None
         # Rows that run southward point along minus north.
-        result[part.partner] = (sign if same_way else -sign) * fields[part.index]
+        result[component.partner] = (sign if same_direction else -sign) * fields[component.index]
     return result
 
 
@@ -163,14 +171,14 @@ class Sample:
     coarse: NDArray[np.float32]
     predictors: NDArray[np.float32]
     statics: NDArray[np.float32]  # (S, Y, X): fine static features
-    clock: NDArray[np.float32]  # (E,): time features
-    share: NDArray[np.float64]  # (Y, X): area fractions of fine cells within their coarse cell
+    time_features: NDArray[np.float32]  # (E,): time features
+    area_fraction: NDArray[np.float64]  # (Y, X): area fractions of fine cells within their coarse cell
     # (Y, X): areas relative to the mean of the source, divided by the relative coverage of each cell; zero where not
     # scored.
     weight: NDArray[np.float32]
     # (Y, X): distances in metres from the row and column before to those after; empty unless a loss needs them.
-    dy: NDArray[np.float64] = field(default_factory=lambda: NOTHING)
-    dx: NDArray[np.float64] = field(default_factory=lambda: NOTHING)
+    dy: NDArray[np.float64] = field(default_factory=lambda: EMPTY)
+    dx: NDArray[np.float64] = field(default_factory=lambda: EMPTY)
     source: int = 0  # index of its source
 
 
@@ -183,7 +191,7 @@ class Batch:
     coarse: Tensor
     predictors: Tensor
     statics: Tensor
-    clock: Tensor
+    time_features: Tensor
     weight: Tensor
     source: Tensor
     cells: Aggregation
@@ -199,56 +207,61 @@ class PatchSet(torch.utils.data.Dataset[Sample]):
     """Patches by key: co-registered target, proposal, coarse and static fields of one place and time."""
 
     def __init__(
-        self, cache: MapCache, parts: tuple[Component, ...], how: Patches, spacings: bool = False, tiled: bool = False
-    ) -> None:
-        self.cache, self.parts, self.how = cache, parts, how
-        self._spacings = [Spacing.of(source.fine) for source in cache.sources] if spacings else []
-        self._coverage = [_coverage_of(source, how, tiled) for source in cache.sources]
+        self, cache: MapCache, components: tuple[Component, ...], settings: Patches, has_spacings: bool = False,
+        has_tiles: bool = False,
+    ) -> None:  # fmt: skip
+        self.cache, self.components, self.settings = cache, components, settings
+        self._spacings = [Spacing.of(source.fine) for source in cache.sources] if has_spacings else []
+        self._coverage = [_coverage_of(source, settings, has_tiles) for source in cache.sources]
         # Areas are relative to the mean over the cells that patches cover.
-        self._area = [float(source.grid.cell_area[seen > 0].mean()) / (source.cells.factor_y * source.cells.factor_x)
-                      for source, seen in zip(cache.sources, self._coverage, strict=True)]  # fmt: skip
+        self._area = [
+            float(source.grid.cell_area[coverage > 0].mean()) / (source.cells.factor_y * source.cells.factor_x)
+            for source, coverage in zip(cache.sources, self._coverage, strict=True)
+        ]
 
-    def tiled(self) -> PatchSet:
+    def with_tiles(self) -> PatchSet:
         """Return the patches of the same maps for validation keys."""
-        return PatchSet(self.cache, self.parts, self.how, bool(self._spacings), tiled=True)
+        return PatchSet(self.cache, self.components, self.settings, bool(self._spacings), has_tiles=True)
 
     def __getitem__(self, key: PatchIndex) -> Sample:
         """Return one patch, cut and reoriented."""
         source = self.cache.sources[key.source]
         maps = self.cache.get(key.source, key.number)
-        size = patch_size(self.how, source.grid.shape)
+        size = patch_size(self.settings, source.grid.shape)
         rows, columns = (np.arange(first, first + n) for first, n in zip((key.row, key.column), size, strict=True))
         f_y, f_x = source.cells.factor_y, source.cells.factor_x
         coarse = (slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
         fine = (coarse[0], *(slice(s.start * f, s.stop * f) for s, f in zip(coarse[1:], (f_y, f_x), strict=True)))
         coverage = self._coverage[key.source][coarse[1:]].repeat(f_y, axis=0).repeat(f_x, axis=1)
         weight = np.divide(source.fine.cell_area[fine[1:]], coverage, out=np.zeros(coverage.shape), where=coverage > 0)
-        dy, dx = NOTHING, NOTHING
+        dy, dx = EMPTY, EMPTY
         if self._spacings:
             spacing = self._spacings[key.source]
             dy, dx = np.broadcast_to(spacing.dy_cells, spacing.shape)[fine[1:]], spacing.dx[fine[1:]]
         sample = Sample(
             target=maps.target[fine], proposal=maps.proposal[fine], coarse=maps.coarse[coarse],
             predictors=maps.predictors[coarse], statics=source.statics[fine],
-            clock=source.clock[source.index(key.number)[0]], share=_shares(source.cells.window(rows, columns)),
-            weight=_without_margin(weight * (key.weight / self._area[key.source]), self.how.margin, (f_y, f_x)),
+            time_features=source.time_features[source.index(key.number)[0]],
+            area_fraction=_area_fractions(source.cells.window(rows, columns)),
+            weight=_without_margin(weight * (key.weight / self._area[key.source]), self.settings.margin, (f_y, f_x)),
             source=key.source, dy=dy, dx=dx,
         )  # fmt: skip
-        same_way = source.fine.y.ascending == source.fine.x.ascending
-        return turned(padded(sample, self.how.size, (f_y, f_x)), key.turn, self.parts, same_way)
+        same_direction = source.fine.y.ascending == source.fine.x.ascending
+        sample = pad_sample(sample, self.settings.size, (f_y, f_x))
+        return reorient_sample(sample, key.orientation, self.components, same_direction)
 
 
-def _coverage_of(source: Source, how: Patches, tiled: bool) -> NDArray[np.float64]:
+def _coverage_of(source: Source, settings: Patches, has_tiles: bool) -> NDArray[np.float64]:
     """Return the relative coverage of each coarse cell of a source."""
     shape = source.grid.shape
-    size = patch_size(how, shape)
+    size = patch_size(settings, shape)
     rows, columns = (lattice(n, part) for n, part in zip(shape, size, strict=True))
-    if tiled:
-        return tile_coverage(shape, rows, columns, size, how.margin)
-    return sampled_coverage(source.grid.cell_area, rows, columns, size, how.margin)
+    if has_tiles:
+        return tile_coverage(shape, rows, columns, size, settings.margin)
+    return patch_coverage(source.grid.cell_area, rows, columns, size, settings.margin)
 
 
-def _shares(cells: Aggregation) -> NDArray[np.float64]:
+def _area_fractions(cells: Aggregation) -> NDArray[np.float64]:
     return np.asarray(cells.fractions(np.float64(0)))
 
 
@@ -260,7 +273,7 @@ def _without_margin(weight: NDArray[np.float64], margin: int, factor: tuple[int,
     return (weight * (inner if inner.any() else 1)).astype(np.float32)
 
 
-def padded(sample: Sample, size: tuple[int, int], factor: tuple[int, int]) -> Sample:
+def pad_sample(sample: Sample, size: tuple[int, int], factor: tuple[int, int]) -> Sample:
     """Return a patch of a small grid padded with missing cells of weight zero."""
     shape = sample.coarse.shape[-2:]
     if shape == size:
@@ -270,35 +283,35 @@ def padded(sample: Sample, size: tuple[int, int], factor: tuple[int, int]) -> Sa
     fields = dict(sample.__dict__)
     for name in (name for name in FIELDS if fields[name].size or name not in ("dy", "dx")):
         array = fields[name]
-        fill = {"share": 1 / (factor[0] * factor[1]), "weight": 0.0}.get(name, np.nan)
+        fill = {"area_fraction": 1 / (factor[0] * factor[1]), "weight": 0.0}.get(name, np.nan)
         fill = float(array[-1, -1]) if name in ("dy", "dx") else fill
         widths = padding if name in ("coarse", "predictors") else fine_padding
         fields[name] = np.pad(array, [(0, 0)] * (array.ndim - 2) + widths, constant_values=fill)
     return Sample(**fields)
 
 
-def turned(sample: Sample, turn: int, parts: Sequence[Component], same_way: bool) -> Sample:
+def reorient_sample(sample: Sample, orientation: int, components: Sequence[Component], same_direction: bool) -> Sample:
     """Return a patch with mirrored and transposed rows and columns, vector components included."""
-    if turn == 0:
+    if orientation == 0:
         return sample
-    fields = {name: np.ascontiguousarray(reorient_array(getattr(sample, name), turn)) for name in FIELDS}
+    fields = {name: np.ascontiguousarray(reorient_array(getattr(sample, name), orientation)) for name in FIELDS}
     arrays = {**sample.__dict__, **fields}
-    if turn & SWAP:
+    if orientation & SWAP:
         arrays["dy"], arrays["dx"] = arrays["dx"], arrays["dy"]
-    for group, names in TURNING.items():
-        components = [part for part in parts if part.group == group]
-        for name in names if components else ():
-            arrays[name] = reorient_components(arrays[name], components, turn, same_way)
+    for group, names in COMPONENT_FIELDS.items():
+        group_components = [component for component in components if component.group == group]
+        for name in names if group_components else ():
+            arrays[name] = reorient_components(arrays[name], group_components, orientation, same_direction)
     return Sample(**arrays)
 
 
 def collate(samples: Sequence[Sample], factor: tuple[int, int]) -> Batch:
     """Join patches into a batch, each with its own areas."""
-    shares = [sample.share for sample in samples]
+    area_fractions = [sample.area_fraction for sample in samples]
     tensors = {
         name: torch.from_numpy(np.stack([getattr(sample, name) for sample in samples]))
-        for name in (*FIELDS, "clock")
-        if name not in ("share", "dy", "dx")
+        for name in (*FIELDS, "time_features")
+        if name not in ("area_fraction", "dy", "dx")
     }
     tensors["weight"] = tensors["weight"].unsqueeze(1)
     source = torch.tensor([sample.source for sample in samples])
@@ -307,14 +320,14 @@ def collate(samples: Sequence[Sample], factor: tuple[int, int]) -> Batch:
         # The areas in a loss are the weights.
         dy, dx = (np.stack([getattr(sample, name) for sample in samples])[:, None] for name in ("dy", "dx"))
         spacing = Spacing(dy, dx, tensors["weight"].numpy(), periodic=False)
-    return Batch(**tensors, source=source, cells=joined_cells(shares, factor), spacing=spacing)
+    return Batch(**tensors, source=source, cells=join_cells(area_fractions, factor), spacing=spacing)
 
 
-def joined_cells(shares: Sequence[NDArray[np.float64]], factor: tuple[int, int]) -> Aggregation:
+def join_cells(area_fractions: Sequence[NDArray[np.float64]], factor: tuple[int, int]) -> Aggregation:
     """Return the operator A of joined patches, each with its own areas; a single one if all areas agree."""
-    rows, columns = shares[0].shape
+    rows, columns = area_fractions[0].shape
     equal = np.full(rows, 1 / factor[0]), np.full(columns, 1 / factor[1])
-    if all(np.ptp(share) < EQUAL_AREAS for share in shares):
+    if all(np.ptp(area_fraction) < EQUAL_AREAS for area_fraction in area_fractions):
         return Aggregation(*equal, *factor)
-    same = all(np.array_equal(share, shares[0]) for share in shares)
-    return Aggregation(*equal, *factor, shares[0] if same else np.stack(shares)[:, None])
+    same = all(np.array_equal(area_fraction, area_fractions[0]) for area_fraction in area_fractions)
+    return Aggregation(*equal, *factor, area_fractions[0] if same else np.stack(area_fractions)[:, None])

@@ -19,7 +19,7 @@ from downscale.training.patches import Batch
 VALIDATION_MEMBERS = 4
 
 
-def random_numbers(seed: int, *place: int) -> torch.Generator:
+def random_generator(seed: int, *place: int) -> torch.Generator:
     """Return a random generator for one place of a training, reproducible and distinct from those of other places.
 
     The place is the use, the step or batch, and the process, so that no two processes share noise.
@@ -30,10 +30,11 @@ def random_numbers(seed: int, *place: int) -> torch.Generator:
 
 def predict(learned: Learned, batch: Batch, members: int = 2, generator: torch.Generator | None = None) -> Tensor:
     """Return the fine fields of a batch, shape (B, V, Y, X), or (M, B, V, Y, X) for an ensemble."""
-    inputs = batch.coarse, batch.proposal, batch.cells, _beside(learned, batch), batch.statics, batch.clock
+    predictors = _extra_predictors(learned, batch)
+    inputs = batch.coarse, batch.proposal, batch.cells, predictors, batch.statics, batch.time_features
     if not learned.spec.stochastic:
-        made: Tensor = learned(*inputs)
-        return made
+        prediction: Tensor = learned(*inputs)
+        return prediction
     shapes = [(len(field), count, *field.shape[-2:])
               for field, count in zip((batch.coarse, batch.proposal), learned.spec.noise, strict=True)]  # fmt: skip
     ensemble = []
@@ -43,7 +44,7 @@ def predict(learned: Learned, batch: Batch, members: int = 2, generator: torch.G
     return torch.stack(ensemble)
 
 
-def _beside(learned: Learned, batch: Batch) -> Tensor:
+def _extra_predictors(learned: Learned, batch: Batch) -> Tensor:
     """Return the additional inputs: predictors, and for a compressor the code of the reference."""
     if learned.spec.code is None:
         return batch.predictors
@@ -65,7 +66,7 @@ def probabilistic_errors(batch: Batch, members: Tensor, kernel: Tensor) -> Tenso
     return torch.stack([(weight * term).sum(dim=(-2, -1)) for term in (score, error, torch.ones_like(error))], dim=-1)
 
 
-def kernel_alone(spec: ModelSpec, batch: Batch) -> Tensor:
+def kernel_prediction(spec: ModelSpec, batch: Batch) -> Tensor:
     """Return the kernel's fine fields of a batch with the bounds of the variables, if any.
 
     A model without conservation ("none") is also compared with the kernel that conserves cell means.
@@ -98,7 +99,7 @@ def squared_errors(batch: Batch, model: Tensor, kernel: Tensor) -> Tensor:
 @torch.no_grad()
 def kernel_errors(spec: ModelSpec, batch: Batch) -> Tensor:
     """Return the mean square error of the kernel in each patch, shape (B, V)."""
-    kernel = kernel_alone(spec, batch)
+    kernel = kernel_prediction(spec, batch)
     sums = squared_errors(batch, kernel, kernel)
     return (sums[..., 1] / sums[..., 2].clamp_min(1e-300)).to(batch.target.dtype)
 

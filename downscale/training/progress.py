@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 # Longest time between two lines, in seconds.
 EVERY = 10.0
 # Initial and final learning rate of the schedules, relative to the peak.
-FIRST_SHARE, LAST_SHARE = 0.04, 0.002
+FIRST_FRACTION, LAST_FRACTION = 0.04, 0.002
 FORMAT, KIND = "downscale-training", "training state"
 STATE = "state.safetensors"
 
@@ -47,10 +47,10 @@ class LineTimer:
 
     def due(self) -> bool:
         """Return whether a line is due, and if so restart the timer."""
-        due = time.monotonic() - self._last >= self.every
-        if due:
+        is_due = time.monotonic() - self._last >= self.every
+        if is_due:
             self.restart()
-        return due
+        return is_due
 
     def restart(self) -> None:
         """Restart the timer after a line."""
@@ -62,35 +62,37 @@ def has_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def track_progress(items: Iterable[Any], total: int, say: Say, doing: str) -> Iterator[Any]:
+def track_progress(items: Iterable[Any], total: int, say: Say, description: str) -> Iterator[Any]:
     """Yield the items; show a bar on a terminal, else print a line every ten seconds."""
     if has_terminal():
         from rich.console import Console
         from rich.progress import track
 
-        yield from track(items, description=doing, total=total, transient=True, console=Console(stderr=True))
+        yield from track(items, description=description, total=total, transient=True, console=Console(stderr=True))
         return
     timer = LineTimer()
     for number, item in enumerate(items):
         if timer.due():
-            say(f"{doing}: {number} of {total}")
+            say(f"{description}: {number} of {total}")
         yield item
 
 
-def remaining(seconds: float, share: float) -> str:
+def time_left(seconds: float, fraction: float) -> str:
     """Return a text with the remaining time, from the seconds spent and the fraction done.
 
     Examples
     --------
-    >>> remaining(30.0, 0.25), remaining(7200.0, 0.5), remaining(5.0, 0.0)
+    >>> time_left(30.0, 0.25), time_left(7200.0, 0.5), time_left(5.0, 0.0)
     ('about 90 s left', 'about 2.0 h left', 'just begun')
     """
-    if share <= 0:
+    if fraction <= 0:
         return "just begun"
-    rest = seconds * (1 - share) / share
-    if rest < 600:
-        return f"about {rest:.0f} s left"
-    return f"about {rest / 60:.0f} min left" if rest < 7200 else f"about {rest / 3600:.1f} h left"
+    seconds_left = seconds * (1 - fraction) / fraction
+    if seconds_left < 600:
+        return f"about {seconds_left:.0f} s left"
+    if seconds_left < 7200:
+        return f"about {seconds_left / 60:.0f} min left"
+    return f"about {seconds_left / 3600:.1f} h left"
 
 
 @dataclass
@@ -122,32 +124,32 @@ class Progress:
         return is_best
 
 
-def share_done(progress: Progress, how: Training) -> float:
+def fraction_done(progress: Progress, settings: Training) -> float:
     """Return the fraction of the training that is done, 0 to 1: of its steps or its time, whichever is larger.
 
     Examples
     --------
-    >>> share_done(Progress(step=50, seconds=90.0), Training(steps=100, max_time=100))
+    >>> fraction_done(Progress(step=50, seconds=90.0), Training(steps=100, max_time=100))
     0.9
     """
-    shares = [0.0]
-    if how.steps is not None:
-        shares.append(progress.step / how.steps)
-    if how.max_time is not None:
-        shares.append(progress.seconds / how.max_time)
-    return min(max(shares), 1.0)
+    fractions = [0.0]
+    if settings.steps is not None:
+        fractions.append(progress.step / settings.steps)
+    if settings.max_time is not None:
+        fractions.append(progress.seconds / settings.max_time)
+    return min(max(fractions), 1.0)
 
 
-def rate(share: float, how: Training) -> float:
-    """Return the learning rate when the fraction ``share`` of the training is done.
+def learning_rate(fraction: float, settings: Training) -> float:
+    """Return the learning rate after a ``fraction`` of the training.
 
     "one_cycle" rises along a cosine over ``warmup`` and falls along one to the end. "cosine" starts at the peak after a
     linear warm-up. "constant" stays at the peak.
 
     Examples
     --------
-    >>> how = Training(learning_rate=1e-3, warmup=0.25, schedule="one_cycle", steps=100)
-    >>> [round(rate(share, how), 6) for share in (0.0, 0.25, 1.0)]
+    >>> settings = Training(learning_rate=1e-3, warmup=0.25, schedule="one_cycle", steps=100)
+    >>> [round(learning_rate(fraction, settings), 6) for fraction in (0.0, 0.25, 1.0)]
     [4e-05, 0.001, 2e-06]
 
     References
@@ -155,44 +157,45 @@ def rate(share: float, how: Training) -> float:
     Smith, L. N. and Topin, N. (2019), Super-convergence: very fast training of neural networks using large learning
     rates, Proc. SPIE 11006.
     """
-    top = how.learning_rate
-    if share < how.warmup:
-        rising = share / how.warmup
-        if how.schedule == "one_cycle":
-            return top * (FIRST_SHARE + (1 - FIRST_SHARE) * _half_cosine(rising))
-        return top * max(rising, FIRST_SHARE)
-    if how.schedule == "constant":
-        return top
-    falling = (share - how.warmup) / (1 - how.warmup)
-    return top * (LAST_SHARE + (1 - LAST_SHARE) * _half_cosine(1 - falling))
+    peak = settings.learning_rate
+    if fraction < settings.warmup:
+        rising = fraction / settings.warmup
+        if settings.schedule == "one_cycle":
+            return peak * (FIRST_FRACTION + (1 - FIRST_FRACTION) * _half_cosine(rising))
+        return peak * max(rising, FIRST_FRACTION)
+    if settings.schedule == "constant":
+        return peak
+    falling = (fraction - settings.warmup) / (1 - settings.warmup)
+    return peak * (LAST_FRACTION + (1 - LAST_FRACTION) * _half_cosine(1 - falling))
 
 
-def _half_cosine(share: float) -> float:
-    return 0.5 - 0.5 * math.cos(math.pi * share)
+def _half_cosine(fraction: float) -> float:
+    return 0.5 - 0.5 * math.cos(math.pi * fraction)
 
 
-def steps_of_round(progress: Progress, how: Training) -> int:
+def remaining_steps(progress: Progress, settings: Training) -> int:
     """Return the number of steps left in this round, limited by the end of the training."""
-    steps_left = how.round - progress.done
-    if how.steps is not None:
-        steps_left = min(steps_left, how.steps - progress.step)
+    steps_left = settings.round - progress.done
+    if settings.steps is not None:
+        steps_left = min(steps_left, settings.steps - progress.step)
     return max(steps_left, 0)
 
 
-def ended(progress: Progress, how: Training) -> bool:
+def has_ended(progress: Progress, settings: Training) -> bool:
     """Return whether the limit of steps, time or patience is reached."""
-    impatient = how.patience is not None and progress.stale >= how.patience
-    return share_done(progress, how) >= 1 or impatient
+    is_out_of_patience = settings.patience is not None and progress.stale >= settings.patience
+    return fraction_done(progress, settings) >= 1 or is_out_of_patience
 
 
-def step_line(progress: Progress, row: Mapping[str, Tensor], how: Training) -> str:
+def step_line(progress: Progress, row: Mapping[str, Tensor], settings: Training) -> str:
     """Return a progress line with the last step, its loss and the time left."""
     name, loss = next(iter(row.items()))
-    time_left = remaining(progress.seconds, share_done(progress, how))
-    return f"step {progress.step}{_of(how.steps)}, {progress.seconds:.0f} s: {name} {float(loss):.4g}, {time_left}"
+    rest = time_left(progress.seconds, fraction_done(progress, settings))
+    step = f"step {progress.step}{_of_steps(settings.steps)}"
+    return f"{step}, {progress.seconds:.0f} s: {name} {float(loss):.4g}, {rest}"
 
 
-def _of(steps: int | None) -> str:
+def _of_steps(steps: int | None) -> str:
     return "" if steps is None else f" of {steps}"
 
 
@@ -228,7 +231,7 @@ def resume_hint(folder: Path, steps: int | None = None) -> str:
     if not state.is_file():
         return "no step is kept yet; run again"
     step = parse_text(read_texts(state, KIND)["progress"])["step"]
-    return f"step {step}{_of(steps)} is kept; run again with --resume"
+    return f"step {step}{_of_steps(steps)} is kept; run again with --resume"
 
 
 def moments_of(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -31,10 +31,10 @@ class Tiles:
     @property
     def spacing(self) -> Spacing:
         """Distances in metres, the same everywhere."""
-        return even_spacing(self.heights.shape[-1], self.step)
+        return uniform_spacing(self.heights.shape[-1], self.step)
 
 
-def even_spacing(size: int, step: tuple[float, float]) -> Spacing:
+def uniform_spacing(size: int, step: tuple[float, float]) -> Spacing:
     """Return the distances of a square map of even steps in metres."""
     dx, area = np.full((size, size), 2 * step[1]), np.full((size, size), step[0] * step[1])
     return Spacing(np.full(size, 2 * step[0]), dx, area, periodic=False)
@@ -49,13 +49,13 @@ def read_tiles(
     begin every ``stride`` cells, a quarter of the size by default, and all their cells exceed the height ``least`` in
     metres.
     """
-    ds, where = crop_to_cells(as_dataset(relief)[0], [average, average])
-    field = ds[horizontal_variables(ds, where)[0]].transpose(..., *where.dims)
+    ds, axes = crop_to_cells(as_dataset(relief)[0], [average, average])
+    field = ds[horizontal_variables(ds, axes)[0]].transpose(..., *axes.dims)
     values = np.asarray(field.values, np.float64).reshape(-1, *field.shape[-2:])[0]
-    grid = where.grid
+    grid = axes.grid
     if average > 1:
-        grid = where.grid.coarsen(average, average)
-        values = Aggregation.between(grid, where.grid).mean(values)
+        grid = axes.grid.coarsen(average, average)
+        values = Aggregation.between(grid, axes.grid).mean(values)
     steps = Spacing.of(grid)
     distances = np.abs(np.broadcast_to(steps.dy_cells, steps.shape)) / 2, np.abs(steps.dx) / 2
     tiles, widths = [], []
@@ -76,7 +76,7 @@ def read_tiles(
     return Tiles(heights, (float(step[0]), float(step[1])), float(heights.std()))
 
 
-def turned(tiles: Floats, rng: np.random.Generator) -> Floats:
+def reorient_tiles(tiles: Floats, rng: np.random.Generator) -> Floats:
     """Return tiles mirrored and turned at random, on the assumption that terrain has no preferred direction."""
     result = []
     for tile in tiles:
@@ -85,7 +85,7 @@ def turned(tiles: Floats, rng: np.random.Generator) -> Floats:
     return np.array(result)
 
 
-def share_under(heights: Floats, spacing: Spacing, cap: float) -> float:
+def fraction_below(heights: Floats, spacing: Spacing, cap: float) -> float:
     """Return the fraction of cells whose slope is at most the cap."""
     return float((slope(heights, spacing) <= cap).mean())
 
@@ -95,12 +95,14 @@ def slope_quantiles(heights: Floats, spacing: Spacing, levels: tuple[float, ...]
     return np.quantile(slope(heights, spacing), levels)
 
 
-def decibels(made: Floats, real: Floats) -> tuple[Floats, Floats]:
+def relative_decibels(generated: Floats, real: Floats) -> tuple[Floats, Floats]:
     """Return wavelengths in cells, and the ratio of the mean power of generated and real maps in decibels."""
-    size = made.shape[-1]
+    size = generated.shape[-1]
     table, window = rings((size, size)), taper((size, size))
-    ours, theirs = (radial_power(maps, np.ones(maps.shape, bool), window, table).mean(axis=0) for maps in (made, real))
-    return 1 / table.wavenumber, 10 * np.log10(ours / theirs)
+    generated_power, real_power = (
+        radial_power(maps, np.ones(maps.shape, bool), window, table).mean(axis=0) for maps in (generated, real)
+    )
+    return 1 / table.wavenumber, 10 * np.log10(generated_power / real_power)
 
 
 def phase_imbalance(maps: Floats) -> float:

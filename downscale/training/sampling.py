@@ -35,12 +35,12 @@ def lattice(cells: int, size: int) -> Indices:
     return np.unique(np.append(np.arange(0, cells - size + 1, max(size // 2, 1)), cells - size))
 
 
-def tiles(first: Indices, size: int, margin: int) -> Indices:
+def tile_places(first: Indices, size: int, margin: int) -> Indices:
     """Return the places of a lattice whose tiles cover every scored cell with least overlap.
 
     Examples
     --------
-    >>> lattice(11, 4)[tiles(lattice(11, 4), 4, 0)].tolist()
+    >>> lattice(11, 4)[tile_places(lattice(11, 4), 4, 0)].tolist()
     [0, 4, 7]
     """
     places, step = [0], size - 2 * _margin(size, margin)
@@ -55,9 +55,9 @@ def _margin(size: int, margin: int) -> int:
     return margin if 2 * margin < size else 0
 
 
-def patch_size(how: Patches, shape: tuple[int, int]) -> tuple[int, int]:
+def patch_size(settings: Patches, shape: tuple[int, int]) -> tuple[int, int]:
     """Return the coarse cells of a patch, no more than the grid has."""
-    return min(how.size[0], shape[0]), min(how.size[1], shape[1])
+    return min(settings.size[0], shape[0]), min(settings.size[1], shape[1])
 
 
 def place_weights(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int]) -> Floats:
@@ -68,7 +68,7 @@ def place_weights(area: Floats, rows: Indices, columns: Indices, size: tuple[int
     return np.multiply.outer(_ends(rows.size), _ends(columns.size)) * patch_area / patch_area.mean()
 
 
-def sampled_coverage(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int], margin: int) -> Floats:
+def patch_coverage(area: Floats, rows: Indices, columns: Indices, size: tuple[int, int], margin: int) -> Floats:
     """Return the expected coverage of each coarse cell relative to the mean, shape (n_y, n_x); 0 if never sampled."""
     shape = area.shape
     axes = zip((rows, columns), shape, size, strict=True)
@@ -84,7 +84,7 @@ def tile_coverage(
     coverages = []
     for first, cells, part in zip((rows, columns), shape, size, strict=True):
         corners = np.zeros((cells - part + 1, 1))
-        corners[first[tiles(first, part, margin)]] = 1.0
+        corners[first[tile_places(first, part, margin)]] = 1.0
         coverages.append(_sum_cover(corners, cells, part, margin, 0)[:, 0])
     return _relative(np.multiply.outer(*coverages))
 
@@ -121,10 +121,10 @@ def _sum_cover(corners: Floats, cells: int, size: int, margin: int, axis: int) -
     return np.take(sums, last, axis=axis) - np.take(sums, first, axis=axis)
 
 
-def _relative(covered: Floats) -> Floats:
+def _relative(coverage: Floats) -> Floats:
     # Differences of running sums leave rounding errors where coverage is zero.
-    covered = np.where(covered > 1e-9 * covered.max(), covered, 0.0)
-    return covered / covered[covered > 0].mean()
+    coverage = np.where(coverage > 1e-9 * coverage.max(), coverage, 0.0)
+    return coverage / coverage[coverage > 0].mean()
 
 
 class PatchIndex(NamedTuple):
@@ -134,7 +134,7 @@ class PatchIndex(NamedTuple):
     number: int
     row: int
     column: int
-    turn: int = 0
+    orientation: int = 0
     weight: float = 1.0
 
 
@@ -157,11 +157,11 @@ class Table:
         above = above.clip(max=self.maps.size - 1)
         return np.where(numbers - self.maps[below] <= self.maps[above] - numbers, below, above)
 
-    def worth(self, surveyed: int, how: Patches) -> NDArray[np.float64]:
+    def sampling_weights(self, map_index: int, settings: Patches) -> NDArray[np.float64]:
         """Return the sampling weight of each candidate of a surveyed map, 1 if it varies; shape (rows, columns)."""
-        valid = self.valid[surveyed]
-        is_valid = (valid >= 1 - how.most_missing) & (valid > 0)
-        return np.where(is_valid, np.where(self.active[surveyed], 1.0, how.dry_keep_fraction), 0.0)
+        valid = self.valid[map_index]
+        is_valid = (valid >= 1 - settings.most_missing) & (valid > 0)
+        return np.where(is_valid, np.where(self.active[map_index], 1.0, settings.dry_keep_fraction), 0.0)
 
 
 def candidates(coarse: NDArray[np.float64], size: tuple[int, int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -182,7 +182,7 @@ class PatchSampler:
 
     Within a source, patches are sampled by area, and :class:`downscale.training.patches.PatchSet` weights their cells,
     so that every square kilometre has the same expected weight. ``maps`` has the source and number of each map, and
-    ``share`` its probability.
+    ``probability`` its probability.
     """
 
     def __init__(
@@ -190,88 +190,89 @@ class PatchSampler:
         sources: Sequence[Source],
         tables: Sequence[Table],
         maps: Sequence[NDArray[np.int64]],
-        how: Patches,
+        settings: Patches,
         seed: int,
-        turns: int = 8,
+        orientations: int = 8,
     ) -> None:
-        self.sources, self.tables, self.how, self.seed = tuple(sources), tuple(tables), how, seed
-        self.turns = min(turns, self._square()) if how.augment else 1
+        self.sources, self.tables, self.settings, self.seed = tuple(sources), tuple(tables), settings, seed
+        self.orientations = min(orientations, self._count_orientations()) if settings.augment else 1
         self._place_weights = [place_weights(s.grid.cell_area, t.rows, t.columns, t.size)
                       for s, t in zip(sources, tables, strict=True)]  # fmt: skip
-        keys, shares, self._places = [], [], 0
+        keys, probabilities, self._candidate_count = [], [], 0
         self._numbers = tuple(maps)
         for i, (source, table, numbers) in enumerate(zip(sources, tables, maps, strict=True)):
             if not numbers.size:
                 continue
-            surveyed, nearest = range(len(table.maps)), table.nearest(numbers)
-            worth = np.array([(table.worth(k, how) * self._place_weights[i]).sum() for k in surveyed])[nearest]
-            count = np.array([np.count_nonzero(table.worth(k, how)) for k in surveyed])[nearest]
-            usable = np.flatnonzero(worth > 0)
-            self._places += int(count[usable].sum())
+            nearest = table.nearest(numbers)
+            candidate_weights = [table.sampling_weights(k, settings) for k in range(len(table.maps))]
+            map_weights = np.array([(w * self._place_weights[i]).sum() for w in candidate_weights])[nearest]
+            count = np.array([np.count_nonzero(w) for w in candidate_weights])[nearest]
+            usable = np.flatnonzero(map_weights > 0)
+            self._candidate_count += int(count[usable].sum())
             keys.append(np.stack([np.full(usable.size, i), numbers[usable]], axis=1))
             # Sources count by their weight, not by the size of their domain or the length of their record.
-            shares.append(worth[usable] * source.pair.weight / max(worth.sum(), 1e-300))
+            probabilities.append(map_weights[usable] * source.pair.weight / max(map_weights.sum(), 1e-300))
         self.maps = np.concatenate([np.empty((0, 2), np.int64), *keys])
-        weights = np.concatenate([np.empty(0), *shares])
-        self.share = weights / max(weights.sum(), 1e-300)
+        weights = np.concatenate([np.empty(0), *probabilities])
+        self.probability = weights / max(weights.sum(), 1e-300)
         self._bytes = np.array([map_bytes(source) for source in sources])
 
-    def _worth(self, source: int, number: int) -> NDArray[np.float64]:
+    def _sampling_weights(self, source: int, number: int) -> NDArray[np.float64]:
         table = self.tables[source]
-        return table.worth(int(table.nearest(np.array([number]))[0]), self.how)
+        return table.sampling_weights(int(table.nearest(np.array([number]))[0]), self.settings)
 
-    def candidates(self) -> int:
+    def count_candidates(self) -> int:
         """Return the number of different places and maps that patches can be sampled from."""
-        return self._places
+        return self._candidate_count
 
-    def round(self, number: int, count: int) -> list[PatchIndex]:
+    def training_keys(self, number: int, count: int) -> list[PatchIndex]:
         """Return the keys of a round of training, in their order."""
         rng = np.random.default_rng([self.seed, 1, number])
-        available = self._at_hand(rng)
-        share = self.share[available] / self.share[available].sum()
-        indices = rng.choice(available, size=count, p=share)
+        available = self._pick_maps(rng)
+        probability = self.probability[available] / self.probability[available].sum()
+        indices = rng.choice(available, size=count, p=probability)
         return [self._key(rng, *map(int, self.maps[i])) for i in indices]
 
-    def _at_hand(self, rng: np.random.Generator) -> NDArray[np.int64]:
+    def _pick_maps(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return the maps of a round, as many as fit into memory."""
-        sizes, limit = self._bytes[self.maps[:, 0]], self.how.cache_mb * 2**20
+        sizes, limit = self._bytes[self.maps[:, 0]], self.settings.cache_mb * 2**20
         if sizes.sum() <= limit:
             return np.arange(len(self.maps))
         # Weighted sampling without replacement (exponential keys).
-        order = np.argsort(rng.exponential(size=len(self.maps)) / self.share)
+        order = np.argsort(rng.exponential(size=len(self.maps)) / self.probability)
         count = int(np.searchsorted(sizes[order].cumsum(), limit, side="right"))
         return np.sort(order[: max(count, 1)])
 
     def _key(self, rng: np.random.Generator, source: int, number: int) -> PatchIndex:
-        table, worth = self.tables[source], self._worth(source, number) * self._place_weights[source]
-        place = int(rng.choice(worth.size, p=worth.ravel() / worth.sum()))
+        table, weights = self.tables[source], self._sampling_weights(source, number) * self._place_weights[source]
+        place = int(rng.choice(weights.size, p=weights.ravel() / weights.sum()))
         shape = self.sources[source].grid.shape
         corner = []
         for index, first, size, cells in zip(
-            np.unravel_index(place, worth.shape), (table.rows, table.columns), table.size, shape, strict=True
+            np.unravel_index(place, weights.shape), (table.rows, table.columns), table.size, shape, strict=True
         ):
             # Candidates are half a patch apart: shift the patch at random in between.
             start = int(first[index]) + int(rng.integers(-largest_shift(size), largest_shift(size) + 1))
             corner.append(min(max(start, 0), cells - size))
-        return PatchIndex(source, number, corner[0], corner[1], int(rng.integers(self.turns)))
+        return PatchIndex(source, number, corner[0], corner[1], int(rng.integers(self.orientations)))
 
-    def _square(self) -> int:
+    def _count_orientations(self) -> int:
         """Return 8 for patches that may be transposed, else 4."""
         cells = self.sources[0].cells
-        return 8 if cells.factor_y == cells.factor_x and self.how.size[0] == self.how.size[1] else 4
+        return 8 if cells.factor_y == cells.factor_x and self.settings.size[0] == self.settings.size[1] else 4
 
-    def fixed(self, count: int) -> list[PatchIndex]:
+    def validation_keys(self, count: int) -> list[PatchIndex]:
         """Return the keys of the validation patches, always the same: adjacent tiles, not reoriented, map by map.
 
         Only a fraction of constant tiles is kept, with larger weight. Memory does not grow with the record.
         """
         rng = np.random.default_rng([self.seed, 2])
-        sample = _Sample(count)
+        sample = _Reservoir(count)
         for source, table in enumerate(self.tables):
             numbers = self._numbers[source]
             if not numbers.size:
                 continue
-            places, chance = self._tiles(table)
+            places, chance = self._tile_chances(table)
             for part in np.array_split(numbers, max(numbers.size * len(places) // MOST_AT_ONCE, 1)):
                 probability = chance[table.nearest(part)]
                 map_index, tile_index = np.nonzero(rng.random(probability.shape) < probability)
@@ -280,45 +281,45 @@ class PatchSampler:
         return [PatchIndex(int(source), int(number), int(row), int(column), weight=float(1 / chance))
                 for (source, number, row, column), chance in sample.rows()]  # fmt: skip
 
-    def _tiles(self, table: Table) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def _tile_chances(self, table: Table) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return the corners of the tiles, and the probability of keeping each on each map surveyed."""
-        margin = self.how.margin
-        rows, columns = (
-            tiles(first, size, margin) for first, size in zip((table.rows, table.columns), table.size, strict=True)
-        )
+        margin = self.settings.margin
+        axes = zip((table.rows, table.columns), table.size, strict=True)
+        rows, columns = (tile_places(first, size, margin) for first, size in axes)
         corners = np.stack(np.meshgrid(table.rows[rows], table.columns[columns], indexing="ij"), axis=-1)
         valid, active = (array[:, rows][:, :, columns] for array in (table.valid, table.active))
-        chance = np.where(valid > 0, np.where(active, 1.0, self.how.dry_keep_fraction), 0.0)
+        chance = np.where(valid > 0, np.where(active, 1.0, self.settings.dry_keep_fraction), 0.0)
         return corners.reshape(-1, 2), chance.reshape(len(table.maps), -1)
 
 
-class _Sample:
+class _Reservoir:
     """Uniform random sample of a fixed number of rows from a stream."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._luck, self._rows, self._beside = np.empty(0), np.empty((0, 4), np.int64), np.empty(0)
+        self._priorities, self._rows, self._chances = np.empty(0), np.empty((0, 4), np.int64), np.empty(0)
 
-    def add(self, rng: np.random.Generator, rows: NDArray[np.int64], beside: NDArray[np.float64]) -> None:
-        """Add rows, each with a number."""
-        numbers, limit = rng.random(len(rows)), self._luck.max() if len(self._luck) == self.count else 1.0
+    def add(self, rng: np.random.Generator, rows: NDArray[np.int64], chances: NDArray[np.float64]) -> None:
+        """Add rows, each with its chance."""
+        numbers, limit = rng.random(len(rows)), self._priorities.max() if len(self._priorities) == self.count else 1.0
         indices = np.flatnonzero(numbers < limit)
-        rows, beside, luck = rows[indices], beside[indices], np.concatenate([self._luck, numbers[indices]])
-        best = np.argsort(luck, kind="stable")[: self.count]
-        self._luck, self._rows = luck[best], np.concatenate([self._rows, rows])[best]
-        self._beside = np.concatenate([self._beside, beside])[best]
+        rows, chances = rows[indices], chances[indices]
+        priorities = np.concatenate([self._priorities, numbers[indices]])
+        best = np.argsort(priorities, kind="stable")[: self.count]
+        self._priorities, self._rows = priorities[best], np.concatenate([self._rows, rows])[best]
+        self._chances = np.concatenate([self._chances, chances])[best]
 
     def rows(self) -> Iterator[tuple[NDArray[np.int64], float]]:
         """Yield the sampled rows in their order."""
         order = np.lexsort(self._rows.T[::-1])
-        return zip(self._rows[order], self._beside[order], strict=True)
+        return zip(self._rows[order], self._chances[order], strict=True)
 
 
-def require_samples(draws: PatchSampler, least: int, side: str) -> None:
+def require_samples(sampler: PatchSampler, minimum: int, side: str) -> None:
     """Raise an InputError if there are too few patches to sample from."""
-    count = draws.candidates()
-    if count < least:
+    count, (rows, columns) = sampler.count_candidates(), sampler.settings.size
+    if count < minimum:
         raise InputError(
-            f"expected at least {least} patches of {draws.how.size[0]} x {draws.how.size[1]} coarse cells for {side}, "
-            f"received {count}; give more times or files, a smaller patches.size, or another validation split"
+            f"expected at least {minimum} patches of {rows} x {columns} coarse cells for {side}, received {count}; "
+            "give more times or files, a smaller patches.size, or another validation split"
         )

@@ -31,7 +31,7 @@ from downscale.nn.spec import CONSTRAINTS, ENCODINGS, STATICS
 
 SECONDS = {"s": 1.0, "second": 1.0, "m": 60.0, "min": 60.0, "minute": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0,
            "day": 86400.0}  # fmt: skip
-Share = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 def seconds_of(value: Any) -> float:
@@ -54,11 +54,11 @@ def seconds_of(value: Any) -> float:
     raise ValueError('a time such as "8 minutes", "01:30:00" or a number of seconds')
 
 
-def _pair_of(value: Any) -> Any:
+def _as_pair(value: Any) -> Any:
     return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _named(value: Any) -> Any:
+def _as_block(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -75,7 +75,7 @@ def among(table: Any) -> AfterValidator:
 
 
 Seconds = Annotated[float, BeforeValidator(seconds_of)]
-TwoSizes = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_pair_of)]
+TwoSizes = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_as_pair)]
 
 
 class Pair(Block):
@@ -103,7 +103,7 @@ class Pair(Block):
 
     @field_validator("smooth")
     @classmethod
-    def _smooth(cls, value: int) -> int:
+    def _check_smooth(cls, value: int) -> int:
         if value % 2 == 0:
             raise ValueError("an odd number of cells")
         return value
@@ -118,7 +118,7 @@ class Channel(Block):
     bounds: Literal["auto"] | tuple[float | None, float | None] | None = "auto"
 
 
-Named = Annotated[Channel, BeforeValidator(_named)]
+Named = Annotated[Channel, BeforeValidator(_as_block)]
 
 
 class ValidationSplit(Block):
@@ -128,14 +128,14 @@ class ValidationSplit(Block):
     leak between them. ``patches`` is the number of validation patches, the same in every round.
     """
 
-    fraction: Share = 0.2
+    fraction: Fraction = 0.2
     span: tuple[str, str] | None = None
     gap: Annotated[int, Field(ge=0)] | str = 1
     patches: PositiveInt = 256
 
     @field_validator("gap")
     @classmethod
-    def _gap(cls, value: int | str) -> int | str:
+    def _check_gap(cls, value: int | str) -> int | str:
         if isinstance(value, str):
             seconds_of(value)
         return value
@@ -159,7 +159,7 @@ class Data(Block):
     validation: ValidationSplit = ValidationSplit()
 
     @model_validator(mode="after")
-    def _pairs_of_vectors(self) -> Data:
+    def _check_vectors(self) -> Data:
         groups = [[channel.name for channel in self.outputs], [channel.name for channel in self.predictors]]
         for pair in self.vectors:
             if not any(pair[0] in names and pair[1] in names for names in groups) or pair[0] == pair[1]:
@@ -205,7 +205,7 @@ class Network(Block):
     taps: int = 7
     order: float = 1.25
     kept: Annotated[float, Field(gt=0, le=1)] = 1.0
-    noise: Annotated[tuple[NonNegativeInt, NonNegativeInt], BeforeValidator(_pair_of)] = (0, 0)
+    noise: Annotated[tuple[NonNegativeInt, NonNegativeInt], BeforeValidator(_as_pair)] = (0, 0)
 
 
 class EventLoss(Block):
@@ -241,10 +241,10 @@ class Training(Block):
     members: Annotated[int, Field(ge=2, le=64)] = 2
     learning_rate: PositiveFloat = 1e-3
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
-    warmup: Share = 0.1
+    warmup: Fraction = 0.1
     weight_decay: NonNegativeFloat = 1e-4
     clip: PositiveFloat | None = 1.0
-    ema: Share = 0.999
+    ema: Fraction = 0.999
     precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = "32"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     workers: Annotated[int, Field(ge=0)] = 0
@@ -257,7 +257,7 @@ class Training(Block):
 
     @field_validator("strategy")
     @classmethod
-    def _strategy(cls, value: str) -> str:
+    def _check_strategy(cls, value: str) -> str:
         if any(word in value for word in ("spawn", "fork", "notebook", "xla")):
             raise ValueError("a strategy that starts its processes as commands, such as 'ddp'")
         return value
@@ -272,7 +272,7 @@ class EventRule(Block):
     units: str
 
     @model_validator(mode="after")
-    def _one_threshold(self) -> EventRule:
+    def _check_threshold(self) -> EventRule:
         if (self.above is None) == (self.below is None):
             raise ValueError(f"one threshold, above or below, not above={self.above} and below={self.below}")
         if not self.name.isidentifier():
@@ -311,7 +311,7 @@ class EventBlock(EventRule):
     threshold is the probability with the best score ``decision``.
     """
 
-    loss: Annotated[EventLoss, BeforeValidator(_named)] = Field(default_factory=lambda: EventLoss())
+    loss: Annotated[EventLoss, BeforeValidator(_as_block)] = Field(default_factory=lambda: EventLoss())
     decision: Literal["csi", "f1", "f2"] = "csi"
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from downscale.errors import InputError
 from downscale.nn.spec import Variable
-from downscale.training.pairs import Source, Split, bounds_of, evenly, read_coarse, read_predictor, read_truth
+from downscale.training.pairs import Source, Split, bounds_of, pick_evenly, read_coarse, read_predictor, read_truth
 from downscale.training.sampling import Table, candidates, lattice, patch_size
 from downscale.training.schema import Data, Patches
 
@@ -63,13 +63,13 @@ class Moments:
         self.weight = total_weight
 
     @classmethod
-    def pooled(cls, parts: Iterable[Moments], weights: Iterable[float]) -> Moments:
+    def pool(cls, parts: Iterable[Moments], weights: Iterable[float]) -> Moments:
         """Return the moments of a mixture of parts with given weights, independent of their sizes.
 
         Examples
         --------
         >>> few, many = Moments(1.0, 0.0, 0.0), Moments(9.0, 4.0, 0.0)
-        >>> Moments.pooled([few, many], [1.0, 1.0]).mean
+        >>> Moments.pool([few, many], [1.0, 1.0]).mean
         2.0
         """
         mixture = cls()
@@ -100,32 +100,33 @@ class Statistics:
 
 
 def measure_statistics(
-    sources: Sequence[Source], sides: Sequence[Split], data: Data, how: Patches, progress: Progress | None = None
+    sources: Sequence[Source], splits: Sequence[Split], data: Data, settings: Patches, progress: Progress | None = None
 ) -> Statistics:
     """Read all sources once, or twice if a transform needs it."""
     channels = [*data.outputs, *data.predictors]
     weights = [source.pair.weight for source in sources]
-    plans = [_choose_maps(source, side) for source, side in zip(sources, sides, strict=True)]
+    plans = [_choose_maps(source, split) for source, split in zip(sources, splits, strict=True)]
     # By channel and source: moments of all values, of positive ones, and of the transformed ones.
     plain, positive, transformed = ([[Moments() for _ in sources] for _ in channels] for _ in range(3))
     is_log = [channel.transform == "log1p" for channel in channels]
-    work = ((s, int(m)) for s, (maps, _) in enumerate(plans) for m in maps)
-    patches_of: list[list[tuple[NDArray[np.float32], NDArray[np.bool_]]]] = [[] for _ in sources]
-    for s, number in work if progress is None else progress(work, sum(maps.size for maps, _ in plans)):
+    pending = ((s, int(m)) for s, (maps, _) in enumerate(plans) for m in maps)
+    candidates_of: list[list[tuple[NDArray[np.float32], NDArray[np.bool_]]]] = [[] for _ in sources]
+    for s, number in pending if progress is None else progress(pending, sum(maps.size for maps, _ in plans)):
         fields, area = _read_inputs(sources[s], number), sources[s].grid.cell_area
         for i, values in enumerate(fields) if number in plans[s][1] else ():
             plain[i][s].add(values, area)
             if is_log[i]:
                 positive[i][s].add(np.where(values > 0, values, np.nan), area)
-        size = patch_size(how, sources[s].grid.shape)
-        patches_of[s].append(candidates(np.stack(fields[: len(data.outputs)]), size))
-    rows = zip(sources, plans, patches_of, strict=True)
-    tables = tuple(_table(source, how, maps, patches) for source, (maps, _), patches in rows)
+        size = patch_size(settings, sources[s].grid.shape)
+        candidates_of[s].append(candidates(np.stack(fields[: len(data.outputs)]), size))
+    surveys = zip(sources, plans, candidates_of, strict=True)
+    tables = tuple(_table(source, settings, maps, patches) for source, (maps, _), patches in surveys)
     # The scale of "log1p" is the mean of positive values: a source counts by its area fraction with such values.
     scales = []
-    for every, some in zip(plain, positive, strict=True):
-        shares = [w * (p.weight / (a.weight or 1.0)) for w, a, p in zip(weights, every, some, strict=True)]
-        mean = Moments.pooled(some, shares).mean
+    for plain_moments, positive_moments in zip(plain, positive, strict=True):
+        rows = zip(weights, plain_moments, positive_moments, strict=True)
+        positive_weights = [weight * (some.weight / (all_values.weight or 1.0)) for weight, all_values, some in rows]
+        mean = Moments.pool(positive_moments, positive_weights).mean
         scales.append(mean if mean > 0 else 1.0)
     for s, (_, train) in enumerate(plans) if any(is_log) else ():
         for number in sorted(train):
@@ -135,10 +136,10 @@ def measure_statistics(
     variables, spread = [], []
     # Names and units are those of the first source.
     for i, field in enumerate((*sources[0].outputs, *sources[0].predictors)):
-        moments = Moments.pooled(plain[i], weights)
+        moments = Moments.pool(plain[i], weights)
         _require_variation(channels[i].name, moments)
         spread.append(moments.std)
-        moments = Moments.pooled(transformed[i], weights) if is_log[i] else moments
+        moments = Moments.pool(transformed[i], weights) if is_log[i] else moments
         attrs, name = field.maps.attrs, channels[i].name
         variables.append(
             Variable(
@@ -164,9 +165,9 @@ def _require_variation(name: str, moments: Moments) -> None:
         )
 
 
-def _choose_maps(source: Source, side: Split) -> tuple[NDArray[np.int64], set[int]]:
+def _choose_maps(source: Source, split: Split) -> tuple[NDArray[np.int64], set[int]]:
     """Return the maps to read, and which of them are in the training split."""
-    train, validation = (evenly(source.maps_of(times), MOST_MAPS) for times in (side.train, side.validation))
+    train, validation = (pick_evenly(source.maps_of(times), MOST_MAPS) for times in (split.train, split.validation))
     return np.sort(np.concatenate([train, validation])), set(train.tolist())
 
 
@@ -177,13 +178,13 @@ def _read_inputs(source: Source, number: int) -> list[NDArray[np.float64]]:
     return [*coarse, *(read_predictor(source, field, number) for field in source.predictors)]
 
 
-def _table(source: Source, how: Patches, maps: NDArray[np.int64], found: list[Any]) -> Table:
-    size = patch_size(how, source.grid.shape)
+def _table(source: Source, settings: Patches, maps: NDArray[np.int64], patches: list[Any]) -> Table:
+    size = patch_size(settings, source.grid.shape)
     rows, columns = (lattice(n, s) for n, s in zip(source.grid.shape, size, strict=True))
-    if not found:
+    if not patches:
         shape = (0, rows.size, columns.size)
         return Table(rows, columns, size, np.zeros(shape, np.float32), np.zeros(shape, bool), maps)
-    valid = np.stack([fraction for fraction, _ in found])
+    valid = np.stack([fraction for fraction, _ in patches])
     if not (valid > 0).any():
         raise InputError(f"{source.label}: expected values to learn from, received missing ones only; check the file")
-    return Table(rows, columns, size, valid, np.stack([active for _, active in found]), maps)
+    return Table(rows, columns, size, valid, np.stack([active for _, active in patches]), maps)

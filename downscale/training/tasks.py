@@ -26,21 +26,21 @@ from downscale.training.pairs import MapCache, read_truth
 from downscale.training.patches import Batch, PatchSet, collate
 from downscale.training.predict import (
     VALIDATION_MEMBERS,
-    kernel_alone,
     kernel_errors,
+    kernel_prediction,
     predict,
     probabilistic_errors,
-    random_numbers,
+    random_generator,
     relative_error,
     squared_errors,
 )
-from downscale.training.progress import Progress, steps_of_round, track_progress
+from downscale.training.progress import Progress, remaining_steps, track_progress
 from downscale.training.schema import TrainingRecipe
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-    from downscale.training.fit import Prepared
+    from downscale.training.fit import TrainingPlan
     from downscale.training.sampling import PatchIndex
     from downscale.training.statistics import Statistics
 
@@ -74,7 +74,7 @@ ENSEMBLE = Measure(
 MASK = Measure("one minus the best score of the mask", keys={"measure": BRIER, "measure_kernel": BRIER, "units": "1"})
 
 
-class _Call(nn.Module):
+class _ForwardCall(nn.Module):
     """Calls a function within the forward pass of a network, where other processes and precision take effect."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -86,17 +86,18 @@ class _Call(nn.Module):
         return function()
 
 
-class Rounds(torch.utils.data.Sampler[list["PatchIndex"]]):
+class RoundBatches(torch.utils.data.Sampler[list["PatchIndex"]]):
     """Batches of one process in the current round; an interrupted round resumes at its next batch."""
 
-    def __init__(self, prepared: Prepared, progress: Progress, fabric: Fabric) -> None:
-        self.how, self.sampler = prepared.recipe.training, prepared.samplers["train"]
+    def __init__(self, plan: TrainingPlan, progress: Progress, fabric: Fabric) -> None:
+        self.settings, self.sampler = plan.recipe.training, plan.samplers["train"]
         self.progress, self.fabric = progress, fabric
 
     def __iter__(self) -> Iterator[list[PatchIndex]]:
-        batch, first, world = self.how.batch, self.progress.done, self.fabric.world_size
-        keys = self.sampler.round(self.progress.round, self.how.round * batch * world)[self.fabric.global_rank :: world]
-        for number in range(first, first + steps_of_round(self.progress, self.how)):
+        batch, first, world = self.settings.batch, self.progress.done, self.fabric.world_size
+        keys = self.sampler.training_keys(self.progress.round, self.settings.round * batch * world)
+        keys = keys[self.fabric.global_rank :: world]
+        for number in range(first, first + remaining_steps(self.progress, self.settings)):
             yield keys[number * batch : (number + 1) * batch]
 
 
@@ -123,7 +124,7 @@ class Downscaling:
         return {}
 
     @classmethod
-    def describe_data(cls, prepared: Prepared) -> str | None:
+    def describe_data(cls, plan: TrainingPlan) -> str | None:
         """Return a message on the training data."""
         return None
 
@@ -132,15 +133,15 @@ class Downscaling:
         """Return the measure of a model's errors."""
         return ENSEMBLE if spec.stochastic else FIELD
 
-    def __init__(self, prepared: Prepared, say: Say) -> None:
-        recipe = prepared.recipe
-        self.prepared, self.how, self.spec = prepared, recipe.training, prepared.spec
-        self.loss = WeightedSum.from_config(self.how.loss)
+    def __init__(self, plan: TrainingPlan, say: Say) -> None:
+        recipe = plan.recipe
+        self.plan, self.settings, self.spec = plan, recipe.training, plan.spec
+        self.loss = WeightedSum.from_config(self.settings.loss)
         distances = any(isinstance(term.term, (Sobolev, Terrain, Spectral)) for term in self.loss.terms)
-        cache = MapCache(prepared.sources, recipe.patches.cache_mb)
-        self.patches = PatchSet(cache, prepared.components, recipe.patches, distances)
-        self.typical = self._measure_kernel(say) if self.how.loss_scale == "kernel" else torch.empty(0)
-        self.model = self.networks = Learned(prepared.spec)
+        cache = MapCache(plan.sources, recipe.patches.cache_mb)
+        self.patches = PatchSet(cache, plan.components, recipe.patches, distances)
+        self.typical = self._measure_kernel(say) if self.settings.loss_scale == "kernel" else torch.empty(0)
+        self.model = self.networks = Learned(plan.spec)
         # The memory layout in which convolutions are fastest, on CPUs and accelerators.
         self.model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model).requires_grad_(False)
@@ -148,10 +149,10 @@ class Downscaling:
 
     def _measure_kernel(self, say: Say) -> Tensor:
         """Return the mean square error of the kernel on patches of the training split, by source and output."""
-        sources = len(self.prepared.sources)
+        sources = len(self.plan.sources)
         sums, counts = torch.zeros(sources, len(self.spec.outputs)), torch.zeros(sources, 1)
         # This round is never used in training, and is the same on every resume.
-        keys = self.prepared.samplers["train"].round(TYPICAL_ROUND, TYPICAL_PATCHES * sources)
+        keys = self.plan.samplers["train"].training_keys(TYPICAL_ROUND, TYPICAL_PATCHES * sources)
         # Sorted by map, so that each is read once.
         for key in track_progress(sorted(keys), len(keys), say, "patches of the kernel looked at"):
             sums[key.source] += kernel_errors(self.spec, collate([self.patches[key]], self.spec.factor))[0]
@@ -164,29 +165,29 @@ class Downscaling:
         """Move the networks to the device, with weight decay on all parameters except biases and scales."""
         weights = [p for p in self.model.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in weights if p.ndim > 1], "weight_decay": self.how.weight_decay},
+            {"params": [p for p in weights if p.ndim > 1], "weight_decay": self.settings.weight_decay},
             {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self.how.learning_rate)
+        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self.settings.learning_rate)
         self.fabric = fabric
-        self._call, optimizer = fabric.setup(_Call(self.model), optimizer)
+        self._call, optimizer = fabric.setup(_ForwardCall(self.model), optimizer)
         self.optimizers = [optimizer]
         fabric.to_device(self.averaged)
 
     def batches(self, progress: Progress, fabric: Fabric) -> Iterable[Batch]:
         """Return the batches that remain of the round."""
         if not self._loaders:
-            keys = self.prepared.samplers["validation"].fixed(self.prepared.recipe.data.validation.patches)
+            keys = self.plan.samplers["validation"].validation_keys(self.plan.recipe.data.validation.patches)
             keys = keys[fabric.global_rank :: fabric.world_size]
-            held = [keys[i : i + self.how.batch] for i in range(0, len(keys), self.how.batch)]
+            validation_batches = [keys[i : i + self.settings.batch] for i in range(0, len(keys), self.settings.batch)]
             self._loaders = [
-                self._load(self.patches, Rounds(self.prepared, progress, fabric)),
-                self._load(self.patches.tiled(), held),
+                self._load(self.patches, RoundBatches(self.plan, progress, fabric)),
+                self._load(self.patches.with_tiles(), validation_batches),
             ]
         return self._loaders[0]
 
     def _load(self, patches: PatchSet, batches: Any) -> DataLoader[Any]:
-        workers = self.how.workers
+        workers = self.settings.workers
         return DataLoader(
             patches,
             batch_sampler=batches,
@@ -196,7 +197,7 @@ class Downscaling:
             # Forked processes must not share open files.
             multiprocessing_context="spawn" if workers else None,
             # Each loader takes a random number: not from the generator that a resumed run restores.
-            generator=torch.Generator().manual_seed(self.how.seed),
+            generator=torch.Generator().manual_seed(self.settings.seed),
         )
 
     def step(self, batch: Batch, number: int) -> dict[str, Tensor]:
@@ -204,15 +205,17 @@ class Downscaling:
         values: dict[str, Tensor] = self._call(partial(self.measure_loss, batch, number))
         self.optimizers[0].zero_grad()
         self.fabric.backward(values["loss"])
-        if self.how.clip is not None:
-            self.fabric.clip_gradients(self._call, self.optimizers[0], max_norm=self.how.clip, error_if_nonfinite=False)
+        if self.settings.clip is not None:
+            self.fabric.clip_gradients(
+                self._call, self.optimizers[0], max_norm=self.settings.clip, error_if_nonfinite=False
+            )
         self.optimizers[0].step()
         return {name: value.detach() for name, value in values.items()}
 
     def measure_loss(self, batch: Batch, number: int) -> dict[str, Tensor]:
         """Return the loss of a batch and its terms; errors are in standard deviations of the variable."""
-        generator = random_numbers(self.how.seed, TRAIN, number, self.fabric.global_rank)
-        prediction = predict(self.model, batch, self.how.members, generator)
+        generator = random_generator(self.settings.seed, TRAIN, number, self.fabric.global_rank)
+        prediction = predict(self.model, batch, self.settings.members, generator)
         finite = torch.isfinite(prediction)
         valid = torch.isfinite(batch.target) & (finite.all(dim=0) if self.spec.stochastic else finite)
         # Missing values are NaN in both and must not reach a gradient.
@@ -232,18 +235,18 @@ class Downscaling:
             members=0 if self.spec.stochastic else None,
         )  # fmt: skip
 
-    def _scale(self, batch: Batch, known: Tensor) -> Tensor:
-        spread = batch.target.new_tensor(self.prepared.statistics.spread).reshape(1, -1, 1, 1)
-        if self.how.loss_scale == "variable":
+    def _scale(self, batch: Batch, valid: Tensor) -> Tensor:
+        spread = batch.target.new_tensor(self.plan.statistics.spread).reshape(1, -1, 1, 1)
+        if self.settings.loss_scale == "variable":
             return spread
-        if self.how.loss_scale == "kernel":
+        if self.settings.loss_scale == "kernel":
             errors = kernel_errors(self.spec, batch)
             typical = self.typical.to(errors)[batch.source]
             # The root of the mean of both mean squares, so that neither hard nor easy patches dominate the loss.
             return ((torch.maximum(errors, LEAST_ERROR * typical) * typical) ** 0.25).clamp_min(1e-12)[..., None, None]
-        weight = batch.weight * known
+        weight = batch.weight * valid
         total = weight.sum(dim=(-2, -1), keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
-        values = torch.where(known, batch.target, torch.zeros_like(batch.target))
+        values = torch.where(valid, batch.target, torch.zeros_like(batch.target))
         mean = (weight * values).sum(dim=(-2, -1), keepdim=True) / total
         variance = (weight * (values - mean) ** 2).sum(dim=(-2, -1), keepdim=True) / total
         return torch.sqrt(variance + (LEAST_SPREAD * spread) ** 2)
@@ -263,7 +266,7 @@ class Downscaling:
                 part = sum_errors(batch.source == source)
                 sums[source] = sums[source] + part if source in sums else part
         zero = torch.zeros(self.errors_shape)
-        total = torch.stack([sums.get(i, zero).cpu().double() for i in range(len(self.prepared.sources))])
+        total = torch.stack([sums.get(i, zero).cpu().double() for i in range(len(self.plan.sources))])
         if self.fabric.world_size > 1:
             total = torch.as_tensor(self.fabric.all_reduce(total.float(), reduce_op="sum")).cpu().double()
         return self.score(total)
@@ -275,14 +278,14 @@ class Downscaling:
 
     def measure_errors(self, batch: Batch, number: int) -> Callable[[Tensor], Tensor]:
         """Return a function that sums the errors of some patches of a batch."""
-        kernel = kernel_alone(self.spec, batch)
+        kernel = kernel_prediction(self.spec, batch)
         if self.spec.stochastic:
             # The same noise in every round, so that scores differ by the weights alone.
-            noise = random_numbers(self.how.seed, VALIDATE, number, self.fabric.global_rank)
+            noise = random_generator(self.settings.seed, VALIDATE, number, self.fabric.global_rank)
             errors = probabilistic_errors(batch, predict(self.averaged, batch, VALIDATION_MEMBERS, noise), kernel)
         else:
             errors = squared_errors(batch, predict(self.averaged, batch), kernel)
-        return lambda chosen: errors[chosen].sum(dim=0)
+        return lambda selected: errors[selected].sum(dim=0)
 
     def score(self, sums: Tensor) -> float:
         """Return the score from the sums of errors by source, and set ``errors``."""
@@ -291,7 +294,7 @@ class Downscaling:
 
     def round_line(self, progress: Progress, row: Mapping[str, float], is_best: bool) -> str:
         """Return a progress line on the round that ended."""
-        total = "" if self.how.steps is None else f" of {self.how.steps}"
+        total = "" if self.settings.steps is None else f" of {self.settings.steps}"
         best = "best so far" if is_best else f"best {progress.best:.4f} at step {progress.best_step}"
         score, measure = (progress.scores or [])[-1][-1], self.measure(self.spec).line
         return f"step {progress.step}{total}, {progress.seconds:.0f} s: {score:.4f} {measure} ({best})"
@@ -324,17 +327,17 @@ class Segmentation(Downscaling):
         return {"event": Event(rule.name, rule.threshold, rule.side, float(statistics.spread[0]))}
 
     @classmethod
-    def describe_data(cls, prepared: Prepared) -> str:
+    def describe_data(cls, plan: TrainingPlan) -> str:
         """Return a message on the event's frequency in the training split; warn if it is not rare."""
-        event, hits, cells = prepared.spec.event, 0, 0
+        event, hits, cells = plan.spec.event, 0, 0
         assert event is not None
-        for source, split in zip(prepared.sources, prepared.sides, strict=True):
+        for source, split in zip(plan.sources, plan.splits, strict=True):
             maps = source.maps_of(split.train)
             for number in maps[:: max(maps.size // MOST_MAPS, 1)]:
                 truth = read_truth(source, int(number))[0]
                 hits += int(occurs(event, truth).sum())
                 cells += int(np.isfinite(truth).sum())
-        output = prepared.spec.outputs[0]
+        output = plan.spec.outputs[0]
         words = f"{output.name} {event.side} {event.threshold:g} {output.units}"
         if hits == 0:
             raise InputError(
@@ -362,7 +365,7 @@ class Segmentation(Downscaling):
         event = torch.where(
             torch.isfinite(batch.target), occurs(self.spec.event, batch.target).to(batch.target), torch.nan
         )
-        inputs = batch.coarse, batch.proposal, batch.cells, batch.predictors, batch.statics, batch.clock
+        inputs = batch.coarse, batch.proposal, batch.cells, batch.predictors, batch.statics, batch.time_features
         return model(*inputs, constrain=False), event
 
     def measure_loss(self, batch: Batch, number: int) -> dict[str, Tensor]:
@@ -370,17 +373,17 @@ class Segmentation(Downscaling):
         logit, event = self._mask(self.model, batch)
         event = torch.where(torch.isfinite(logit), event, torch.nan)
         logit = torch.where(torch.isfinite(event), logit, 0.0)
-        assert self.prepared.recipe.event is not None
-        return {"loss": event_loss(logit, event, batch.weight, **self.prepared.recipe.event.loss.model_dump())}
+        assert self.plan.recipe.event is not None
+        return {"loss": event_loss(logit, event, batch.weight, **self.plan.recipe.event.loss.model_dump())}
 
     def measure_errors(self, batch: Batch, number: int) -> Callable[[Tensor], Tensor]:
         """Return a function that counts events by logit, and sums squared errors of the kernel's mask."""
         logit, event = self._mask(self.averaged, batch)
         kernel, weight = occurs(self.spec.event, batch.proposal).to(logit), batch.weight.expand_as(event)
 
-        def count(chosen: Tensor) -> Tensor:
+        def count(selected: Tensor) -> Tensor:
             values, mask, events, areas = (
-                field[chosen].cpu().numpy() for field in (logit.float(), kernel.float(), event, weight)
+                field[selected].cpu().numpy() for field in (logit.float(), kernel.float(), event, weight)
             )
             counts, kernel_counts = logit_counts(values, events, areas), EventCounts.of(mask, events, areas)
             return torch.tensor([*counts.ravel(), kernel_counts.brier], dtype=torch.float64)
@@ -391,8 +394,8 @@ class Segmentation(Downscaling):
         """Calibrate probabilities, and choose the threshold with the best score over all sources."""
         counts = sums[:, :-1].reshape(-1, 2, len(LOGITS)).numpy()
         line = calibration(counts.sum(axis=0))
-        assert self.prepared.recipe.event is not None
-        level, value = probability_counts(counts.sum(axis=0), *line).best(self.prepared.recipe.event.decision)
+        assert self.plan.recipe.event is not None
+        level, value = probability_counts(counts.sum(axis=0), *line).best(self.plan.recipe.event.decision)
         for model in (self.model, self.averaged):
             model.decision.fill_(level)  # type: ignore[union-attr, operator]
             model.calibration.copy_(torch.tensor(line))  # type: ignore[union-attr, operator]
