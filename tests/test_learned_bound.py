@@ -93,7 +93,7 @@ def test_a_network_that_looks_at_everything_is_refused_for_cut_axes() -> None:
     grid = region()
     up = bound(spec_of("residual", FACTOR, context=True), grid)
     assert up.halo is None
-    assert up.learned.halo is None
+    assert up.model.halo is None
     values, statics = maps_on(grid), {"orog": orog_on(grid)}
     whole = apply(job_of(up, grid), values, statics)
     by_map = apply(job_of(up, grid), da.from_array(values, chunks=(1, -1, -1)), statics)
@@ -139,7 +139,7 @@ def test_every_halo_is_tight(network: str, options: dict, transform: str, axis: 
         away = (torch.arange(size)[:, None] - torch.arange(size)).abs()
         found = max(found, int(away[rows].max()))
     assert found == up.halo[axis]
-    assert up.halo[axis] <= up.learned.halo[axis]  # type: ignore[index]
+    assert up.halo[axis] <= up.model.halo[axis]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -201,7 +201,7 @@ def test_rolling_longitude_rolls_the_output(network: str, options: dict) -> None
     up = bound(spec_of(network, FACTOR, **options), grid, double=True)
     values, place = torch.from_numpy(maps_on(grid)), place_of(grid, FACTOR)
     fine = up(values, place)
-    step = 3 * up.learned.multiple_of
+    step = 3 * up.model.multiple_of
     rolled = Place(grid, place.fine, statics={"orog": place.statics["orog"].roll(3 * step, -1)})
     torch.testing.assert_close(
         up(values.roll(step, -1), rolled), fine.roll(3 * step, -1), rtol=1e-9, atol=1e-9, equal_nan=True
@@ -329,9 +329,9 @@ def test_binding_bakes_kernels_and_leaves_the_model_to_learn() -> None:
     x, proposal, cells, statics = some_fields(grid, FACTOR)
     before = model(x, proposal, cells, statics=statics)
     up = model.bind(grid, parts_of(grid, FACTOR))
-    assert not any(weight.requires_grad for weight in up.learned.parameters())
-    assert "parametrizations" not in str(up.learned)
-    assert torch.equal(up.learned(x, proposal, cells, statics=statics), before)
+    assert not any(weight.requires_grad for weight in up.model.parameters())
+    assert "parametrizations" not in str(up.model)
+    assert torch.equal(up.model(x, proposal, cells, statics=statics), before)
     assert torch.equal(model(x, proposal, cells, statics=statics), before)
     assert all(weight.requires_grad for weight in model.parameters())
 

@@ -46,12 +46,12 @@ NO_WAVES = "not tested: the model gives the probability of an event, not a field
 class _FirstInput:
     """The first output of a model as a method for its field, with all other inputs at their means."""
 
-    def __init__(self, learned: Learned, grid: RectilinearGrid) -> None:
-        self.bound = learned.bind(grid, parts_of(grid, learned.spec.factor))
+    def __init__(self, model: Learned, grid: RectilinearGrid) -> None:
+        self.bound = model.bind(grid, parts_of(grid, model.spec.factor))
         self.factor, self.halo = self.bound.factor, self.bound.halo
         self.multiple_of, self.laws = self.bound.multiple_of, self.bound.laws
-        self.levels = [level_of(variable)[0] for variable in (*learned.spec.outputs, *learned.spec.predictors)]
-        self.levels += [0.0] * len(learned.spec.time_channels)
+        self.levels = [level_of(variable)[0] for variable in (*model.spec.outputs, *model.spec.predictors)]
+        self.levels += [0.0] * len(model.spec.time_channels)
 
     def __call__(self, coarse: Tensor, place: Place) -> Tensor:
         if len(self.levels) == 1:
@@ -69,11 +69,11 @@ def level_of(variable: Variable) -> tuple[float, float]:
     return level, SWING * level
 
 
-def diagnose_model(learned: Learned, name: str) -> Diagnosis:
+def diagnose_model(model: Learned, name: str) -> Diagnosis:
     """Return the diagnosis of the first output of a model over flat ground."""
-    spec = learned.spec
+    spec = model.spec
     diagnosis = Diagnosis(name, "model", spec.factor)
-    _add_layers(diagnosis, learned)
+    _add_layers(diagnosis, model)
     if spec.event is not None:
         # A probability has no response to waves: it is zero for a smooth field below the threshold.
         diagnosis.sections.append(Section("Waves, shifts and fields", (), (), NO_WAVES))
@@ -81,10 +81,10 @@ def diagnose_model(learned: Learned, name: str) -> Diagnosis:
         return diagnosis
     level, swing = level_of(spec.outputs[0])
     references = {label: probe(partial(_reference_operator, label, spec.factor), CELLS) for label in REFERENCES}
-    probes: dict[str, Probe] = {name: model_probe(learned, CELLS), **references}
+    probes: dict[str, Probe] = {name: model_probe(model, CELLS), **references}
     _add_waves(diagnosis, probes, level, swing)
     shifts = {label: equivariance(function, level=level, amplitude=swing / 2) for label, function in probes.items()}
-    field = model_probe(learned, 3 * CELLS)(level + swing / 2 * np.clip(red_noise(3 * CELLS, count=2), -1.9, 1.9))
+    field = model_probe(model, 3 * CELLS)(level + swing / 2 * np.clip(red_noise(3 * CELLS, count=2), -1.9, 1.9))
     add_fields(diagnosis, shifts, checkerboard(field, spec.factor))
     diagnosis.facts["finite_reach"] = probes[name].exact
     return diagnosis
@@ -94,9 +94,9 @@ def _reference_operator(name: str, factor: tuple[int, int], grid: RectilinearGri
     return operator(name, grid, factor)
 
 
-def model_probe(learned: Learned, cells: int) -> Probe:
+def model_probe(model: Learned, cells: int) -> Probe:
     """Return a model as a function on a torus, over flat land."""
-    return probe(lambda grid: _FirstInput(learned, grid), cells, statics=_flat_channels(learned.spec))
+    return probe(lambda grid: _FirstInput(model, grid), cells, statics=_flat_channels(model.spec))
 
 
 def _flat_channels(spec: ModelSpec) -> dict[str, float]:
@@ -110,12 +110,12 @@ def _flat_channels(spec: ModelSpec) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in features.items()}
 
 
-def _add_layers(diagnosis: Diagnosis, learned: Learned) -> None:
+def _add_layers(diagnosis: Diagnosis, model: Learned) -> None:
     """Add the upsampling layers: sizes, constraints, images of their kernels."""
     from downscale.nn.upsampling import upsampling_layers
 
     rows, facts = [], []
-    for layer in upsampling_layers(learned):
+    for layer in upsampling_layers(model):
         weight, coverage = layer.weight.double().cpu().numpy(), layer.coverage
         try:
             images = imaging(weight, layer.stride, layer.padding)
@@ -185,17 +185,17 @@ def fix_model(
     target = check_target(out, overwrite, inputs=(source,))
     if target.suffix != ".safetensors":
         raise OutputError(f"expected the suffix .safetensors, received '{target.name}'; a checkpoint is known by it")
-    learned, record = load(source)
-    if learned.spec.event is not None:
+    learned_model, record = load(source)
+    if learned_model.spec.event is not None:
         raise OptionError(
-            f"expected a model of fields, received one of the mask of {learned.spec.event.name!r}; waves cannot "
+            f"expected a model of fields, received one of the mask of {learned_model.spec.event.name!r}; waves cannot "
             "measure the repair of a probability"
         )
-    before = _measure(learned, truth, orog)
-    layers = smooth_layers(learned, strength)
-    after = _measure(learned, truth, orog)
+    before = _measure(learned_model, truth, orog)
+    layers = smooth_layers(learned_model, strength)
+    after = _measure(learned_model, truth, orog)
     note = f"Up-sampling kernels smoothed by {strength:g} after training."
-    save(target, learned, replace(record, description=f"{record.description} {note}".strip()))
+    save(target, learned_model, replace(record, description=f"{record.description} {note}".strip()))
     rows = [(item.name, item.kind, item.law, f"{item.before:.4g}", f"{item.after:.4g}") for item in layers]
     measures = [(words, before[words], after[words]) for words in before]
     tables = [
@@ -205,9 +205,9 @@ def fix_model(
     return tables, target
 
 
-def _measure(learned: Learned, truth: xr.Dataset | None, orog: Any) -> dict[str, str]:
+def _measure(model: Learned, truth: xr.Dataset | None, orog: Any) -> dict[str, str]:
     """Return measures of a model's artefacts and error as text."""
-    facts = diagnose_model(learned, "model").facts
+    facts = diagnose_model(model, "model").facts
     waves = facts["waves"]["model"]
     measures = {
         "checkerboard of constants, dB below waves": db(waves["checkerboard_of_constants_db"]),
@@ -216,24 +216,24 @@ def _measure(learned: Learned, truth: xr.Dataset | None, orog: Any) -> dict[str,
         "error of shifts": f"{facts['equivariance']['equivariance_error']:.4f}",
     }
     if truth is not None:
-        measures["RMSE on the given fields"] = f"{truth_error(learned, truth, orog):.5g}"
+        measures["RMSE on the given fields"] = f"{truth_error(model, truth, orog):.5g}"
     return measures
 
 
-def truth_error(learned: Learned, truth: xr.Dataset, orog: Any = None) -> float:
+def truth_error(model: Learned, truth: xr.Dataset, orog: Any = None) -> float:
     """Return the area-weighted root mean square error of a model's first output on fields after coarsening."""
     from downscale.api import downscale
     from downscale.steps.coarsen import cell_area, coarsen
 
-    where = horizontal(truth)
-    factors = dict(zip(where.dims, learned.spec.factor, strict=True))
+    axes = horizontal(truth)
+    factors = dict(zip(axes.dims, model.spec.factor, strict=True))
     fine = truth.isel({dim: slice(truth.sizes[dim] // f * f) for dim, f in factors.items()})
-    fine = select(fine, horizontal_variables(fine, where))
+    fine = select(fine, horizontal_variables(fine, axes))
     coarse = coarsen(fine, factors)
-    estimate = downscale(coarse, method=learned, orog=orog, check="skip")
-    shared = [name for name in estimate.data_vars if name in fine and fine[name].dtype.kind == "f"]
-    if not shared:
+    estimate = downscale(coarse, method=model, orog=orog, check="skip")
+    names = [name for name in estimate.data_vars if name in fine and fine[name].dtype.kind == "f"]
+    if not names:
         raise InputError("expected fields that the model makes, received none; give a file with its variable")
-    name = shared[0]
+    name = names[0]
     squares = (estimate[name] - fine[name].assign_coords(estimate[name].coords)).astype("f8") ** 2
     return float(squares.weighted(cell_area(fine)).mean()) ** 0.5

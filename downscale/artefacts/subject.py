@@ -130,11 +130,11 @@ def _diagnose_model(target: str, factor: Pair | None) -> Diagnosis:
     from downscale.artefacts.model import diagnose_model
     from downscale.methods.learned import load_method
 
-    learned = load_method(target, factor)
-    if factor is not None and factor != learned.spec.factor:
-        text = " x ".join(map(str, learned.spec.factor))
+    model = load_method(target, factor)
+    if factor is not None and factor != model.spec.factor:
+        text = " x ".join(map(str, model.spec.factor))
         raise OptionError(f"expected the factor of the model, {text}, received {factor[0]} x {factor[1]}; leave it out")
-    return diagnose_model(learned, Path(target).name)
+    return diagnose_model(model, Path(target).name)
 
 
 def _diagnose_file(target: str, factor: Pair | None, variable: str | None) -> Diagnosis:
@@ -153,11 +153,11 @@ def _diagnose_file(target: str, factor: Pair | None, variable: str | None) -> Di
 
 def diagnose_field(ds: xr.Dataset, name: str, factor: tuple[int, int], variable: str | None = None) -> Diagnosis:
     """Return the diagnosis of patterns that repeat with the coarse cells, by variable of a file; reads lazily."""
-    where = horizontal(ds, guess=True)
-    names = _select_fields(ds, where, variable)
+    axes = horizontal(ds, guess=True)
+    names = _select_fields(ds, axes, variable)
     diagnosis, boards = Diagnosis(name, "field", factor), {}
     for field_name in names:
-        data = ds[field_name].transpose(..., *where.dims).data
+        data = ds[field_name].transpose(..., *axes.dims).data
         try:
             boards[field_name] = board = checkerboard(data, factor)
         except DownscaleError as error:
@@ -170,8 +170,8 @@ def diagnose_field(ds: xr.Dataset, name: str, factor: tuple[int, int], variable:
     return diagnosis
 
 
-def _select_fields(ds: xr.Dataset, where: Horizontal, variable: str | None) -> list[str]:
-    fields = [name for name in horizontal_variables(ds, where) if ds[name].dtype.kind in "fiu"]
+def _select_fields(ds: xr.Dataset, axes: Horizontal, variable: str | None) -> list[str]:
+    fields = [name for name in horizontal_variables(ds, axes) if ds[name].dtype.kind in "fiu"]
     names = [name for name in fields if not is_categorical(ds[name])]
     if variable is None and names:
         return names

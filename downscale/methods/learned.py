@@ -75,10 +75,10 @@ def _load_cached(path: Path, state: Any) -> Learned:
 
 
 def bind_model(
-    learned: Learned, ds: xr.Dataset, where: Horizontal, target: Any, names: list[str], statics: Mapping[str, Any]
+    model: Learned, ds: xr.Dataset, axes: Horizontal, target: Any, names: list[str], statics: Mapping[str, Any]
 ) -> Model:
     """Bind a model to the grid and the variables of a request; ``statics`` are the fine orography and land fraction."""
-    spec = learned.spec
+    spec = model.spec
     if not target.nests:
         raise ShapeError("expected a nested target grid for a learned model, received one that cuts cells; use factor=")
     if target.factors != spec.factor:
@@ -90,17 +90,17 @@ def bind_model(
     variables = *spec.outputs, *spec.predictors
     inputs = {variable.name: ds[name] for variable, name in zip(variables, matched_names, strict=True)}
     scales = tuple(scale_to(variable, inputs[variable.name]) for variable in variables)
-    _require_own_code(learned, inputs)
+    _require_own_code(model, inputs)
     numbers = {name: i for i, name in enumerate(matched_names[: len(spec.outputs)]) if name in names}
-    bound = {name: learned.bind(where.grid, target.parts, i).with_scales(scales) for name, i in numbers.items()}
-    return Model(spec, bound, inputs, _static_fields(spec, where, target, statics), learned)
+    bound = {name: model.bind(axes.grid, target.parts, i).with_scales(scales) for name, i in numbers.items()}
+    return Model(spec, bound, inputs, _static_fields(spec, axes, target, statics), model)
 
 
-def predictor_names(learned: Learned, ds: xr.Dataset) -> frozenset[str]:
+def predictor_names(model: Learned, ds: xr.Dataset) -> frozenset[str]:
     """Return the names of the variables in ``ds`` that a model reads but does not refine."""
     variables = [str(name) for name in ds.data_vars]
-    names = [_match(variable, ds, variables, is_only=False) for variable in learned.spec.predictors]
-    return frozenset(name for name in names if name is not None) - {variable.name for variable in learned.spec.outputs}
+    names = [_match(variable, ds, variables, is_only=False) for variable in model.spec.predictors]
+    return frozenset(name for name in names if name is not None) - {variable.name for variable in model.spec.outputs}
 
 
 def select_outputs(spec: ModelSpec, ds: xr.Dataset, among: list[str]) -> list[str]:
@@ -189,10 +189,10 @@ def scale_to(model_variable: Variable, variable: xr.DataArray) -> Scale:
     return one - zero, zero
 
 
-def _require_own_code(learned: Learned, inputs: Mapping[str, xr.DataArray]) -> None:
+def _require_own_code(model: Learned, inputs: Mapping[str, xr.DataArray]) -> None:
     """Refuse codes of another compressor, which would be misinterpreted."""
-    for name in learned.spec.code_names:
-        expected, encoder = fingerprint(learned), inputs[name].attrs.get(ENCODER)
+    for name in model.spec.code_names:
+        expected, encoder = fingerprint(model), inputs[name].attrs.get(ENCODER)
         if encoder != expected:
             raise InputError(
                 f"{name}: expected a code made by this compressor ({expected}), received {encoder or 'none'}; decode "
@@ -200,23 +200,23 @@ def _require_own_code(learned: Learned, inputs: Mapping[str, xr.DataArray]) -> N
             )
 
 
-def fingerprint(learned: Learned) -> str:
+def fingerprint(model: Learned) -> str:
     """Return sixteen hexadecimal digits that identify the weights of a model."""
     digest = sha256()
-    for key, value in sorted(learned.state_dict().items()):
+    for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def _static_fields(
-    spec: ModelSpec, where: Horizontal, target: Any, statics: Mapping[str, Any]
+    spec: ModelSpec, axes: Horizontal, target: Any, statics: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     from downscale.models.static_features import static_features
 
     fields = {name: np.asarray(statics[name]) for name in ("orog", "sftlf") if name in statics}
     if fields.get("sftlf", np.zeros(1)).max(initial=0) > 1.5:
         fields["sftlf"] = fields["sftlf"] / 100
-    return static_features(spec.statics, target.fine, target.aggregation(where.grid), fields, where.locator)
+    return static_features(spec.statics, target.fine, target.aggregation(axes.grid), fields, axes.locator)
 
 
 def inputs_of(array: xr.DataArray, data: Any, model: Model | None, numbers: xr.DataArray | None = None) -> Any:

@@ -67,18 +67,18 @@ def weights(
 
     if method not in METHODS:
         raise OptionError(f"expected method to be one of {listing(METHODS)}, received {method!r}")
-    where = horizontal(as_dataset(obj)[0])
-    if type(where.grid) is not RectilinearGrid:
+    axes = horizontal(as_dataset(obj)[0])
+    if type(axes.grid) is not RectilinearGrid:
         raise GridError(
             "expected latitude and longitude, or x and y without a grid mapping, for weights, received "
-            f"{type(where.grid).__name__}; apply the method itself"
+            f"{type(axes.grid).__name__}; apply the method itself"
         )
-    target = pick_target(where, factor, target_grid, None)
-    kernel = operator(method, where.grid, target.parts, taps, order)
-    axes = zip(target.parts, kernel.axes, strict=True)
-    y, x = (_target_matrix(parts, axis.dense(parts.coarse.size)) for parts, axis in axes)
+    target = pick_target(axes, factor, target_grid, None)
+    kernel = operator(method, axes.grid, target.parts, taps, order)
+    parts_and_weights = zip(target.parts, kernel.axes, strict=True)
+    y, x = (_target_matrix(parts, axis.dense(parts.coarse.size)) for parts, axis in parts_and_weights)
     fine_grid = target.fine if target.axes is None else target.axes.grid
-    return weights_dataset(y, x, where.grid, fine_grid, layout=layout, method=method, normalization=normalization)  # type: ignore[arg-type]
+    return weights_dataset(y, x, axes.grid, fine_grid, layout=layout, method=method, normalization=normalization)  # type: ignore[arg-type]
 
 
 def _target_matrix(parts: Subcells, matrix: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -62,14 +62,14 @@ class Record:
     versions: dict[str, str] = field(default_factory=dict)
 
 
-def save(path: str | Path, learned: Learned, record: Record | None = None, half: bool = False) -> Path:
+def save(path: str | Path, model: Learned, record: Record | None = None, half: bool = False) -> Path:
     """Write a model as one file, atomically, and return the path.
 
     Parameters
     ----------
     path : str or Path
         The file, named ``*.safetensors`` by custom.
-    learned : Learned
+    model : Learned
         The model.
     record : Record, optional
         Record of the training.
@@ -84,13 +84,13 @@ def save(path: str | Path, learned: Learned, record: Record | None = None, half:
     target = Path(path).expanduser()
     state = {
         name: tensor.half() if half and tensor.is_floating_point() and tensor.numel() >= MANY else tensor
-        for name, tensor in learned.state_dict().items()
+        for name, tensor in model.state_dict().items()
     }
     _require_finite(state, str(target))
     texts = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
-        "spec": json.dumps(learned.spec.to_dict()),
+        "spec": json.dumps(model.spec.to_dict()),
         "record": json.dumps(asdict(record or Record()), default=str),
     }
     write_tensors(target, state, texts)
@@ -112,14 +112,14 @@ def load(path: str | Path, network: nn.Module | None = None) -> tuple[Learned, R
 
     spec, record = load_record(path)
     try:
-        learned = Learned(spec, network)
+        model = Learned(spec, network)
     except DownscaleError as error:
         raise InputError(f"{path}: {error}") from None
     state = read_tensors(path, KIND)
-    _require_fit(learned.state_dict(), state, str(path))
+    _require_fit(model.state_dict(), state, str(path))
     _require_finite(state, str(path))
-    learned.load_state_dict(state)
-    return learned.eval(), record
+    model.load_state_dict(state)
+    return model.eval(), record
 
 
 def load_record(path: str | Path) -> tuple[ModelSpec, Record]:

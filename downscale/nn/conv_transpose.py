@@ -519,10 +519,10 @@ class FixedConvTranspose2d(nn.Module):
 
 def freeze_kernels(module: Module) -> Module:
     """Return a copy for inference with kernels computed once; results are bit-identical."""
-    fixed = copy.deepcopy(module).eval().requires_grad_(False)
+    frozen = copy.deepcopy(module).eval().requires_grad_(False)
     # Copies of a parametrised layer share its class: replace layers instead of removing parametrisations.
-    for parent in list(fixed.modules()):
+    for parent in list(frozen.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, ConservativeConvTranspose2d):
                 setattr(parent, name, FixedConvTranspose2d(child))
-    return fixed
+    return frozen

@@ -357,8 +357,8 @@ class WindowedAttention(SelfAttention):
             for part in (key, value)
         )
         scores = (queries * keys).sum(2) * depth**-0.5 + self.bias[None, :, :, None]
-        attended = (values * scores.softmax(2).unsqueeze(2)).sum(3)
-        return x + self.outer(attended.reshape(batch, width, rows, columns))
+        attention_values = (values * scores.softmax(2).unsqueeze(2)).sum(3)
+        return x + self.outer(attention_values.reshape(batch, width, rows, columns))
 
 
 class GlobalAttention(SelfAttention):
@@ -386,8 +386,8 @@ class GlobalAttention(SelfAttention):
         query, key, value = self._split(x)
         sources = [part if core is None else part[..., core[0], core[1]] for part in (key, value)]
         tokens = [part.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3) for part in (query, *sources)]
-        attended = F.scaled_dot_product_attention(*tokens)
-        return x + self.outer(attended.transpose(2, 3).reshape(x.shape))
+        attention_values = F.scaled_dot_product_attention(*tokens)
+        return x + self.outer(attention_values.transpose(2, 3).reshape(x.shape))
 
 
 def attention(name: str, width: int, window: int) -> nn.Module | None:

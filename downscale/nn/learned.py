@@ -407,11 +407,11 @@ class BoundModel:
 
     multiple_of = 1
 
-    def __init__(self, learned: Learned, kernel: Separable, cells: Aggregation, variable: int) -> None:
+    def __init__(self, model: Learned, kernel: Separable, cells: Aggregation, variable: int) -> None:
         # The copy contains the measured reach.
-        learned.network.is_global  # noqa: B018
-        self.learned, self.kernel, self.cells, self.variable = freeze_kernels(learned), kernel, cells, variable
-        self.spec: ModelSpec = learned.spec
+        model.network.is_global  # noqa: B018
+        self.model, self.kernel, self.cells, self.variable = freeze_kernels(model), kernel, cells, variable
+        self.spec: ModelSpec = model.spec
         self.factor, self.laws = self.spec.factor, self.spec.laws
         self.channels = len(self.spec.input_channels) + self.spec.stochastic
         self.halo = self._halo()
@@ -464,12 +464,12 @@ class BoundModel:
             for i, (factor, offset) in enumerate(self.scales):
                 fields[:, i] = fields[:, i] * factor + offset
         statics = self._statics(place, fields)
-        learned = self._on_device(fields)
+        model = self._on_device(fields)
         cells = self._cells(place, fields)
         limit = MOST_VALUES if fields.device.type == "cpu" else MOST_DEVICE_VALUES
         maps = max(limit // max(cells.fine_shape[0] * cells.fine_shape[1], 1), 1)
         with torch.no_grad():
-            pieces = [self._refine(learned, part, place, cells, statics) for part in fields.split(maps)]
+            pieces = [self._refine(model, part, place, cells, statics) for part in fields.split(maps)]
         fine = torch.cat(pieces)
         if self.scales and self.spec.event is None:
             factor, offset = self.scales[self.variable]
@@ -479,10 +479,10 @@ class BoundModel:
     def working_bytes(self, maps: int, shape: tuple[int, int]) -> int:
         """Return the bytes of features that a CPU needs for calls of ``maps`` maps with ``shape`` coarse cells."""
         values = max(shape[0] * self.factor[0] * shape[1] * self.factor[1], 1)
-        return feature_bytes(self.learned.network, min(maps, max(MOST_VALUES // values, 1)), shape)
+        return feature_bytes(self.model.network, min(maps, max(MOST_VALUES // values, 1)), shape)
 
     def _refine(
-        self, learned: Learned, fields: Tensor, place: Place, cells: Aggregation, statics: Tensor | None
+        self, model: Learned, fields: Tensor, place: Place, cells: Aggregation, statics: Tensor | None
     ) -> Tensor:
         fields, noise = self._noise(fields, place)
         output_count, predictor_count = len(self.spec.outputs), len(self.spec.predictors)
@@ -492,7 +492,7 @@ class BoundModel:
         network_inputs = self._fill_inputs(x, predictors, proposal, place, closed)
         if "mask" in place.statics:
             proposal = proposal.masked_fill(place.statics["mask"].to(x) < 0.5, torch.nan)
-        fine = learned(
+        fine = model(
             x, proposal, cells, predictors, statics, time_features, corner=(place.row, place.column), closed=closed,
             noise=noise, network_inputs=network_inputs,
         )  # fmt: skip
@@ -545,22 +545,22 @@ class BoundModel:
 
     def _on_device(self, fields: Tensor) -> Learned:
         """Return the model on the device of the field; each device gets one copy on first use."""
-        if next(self.learned.parameters()).device == fields.device:
-            return self.learned
+        if next(self.model.parameters()).device == fields.device:
+            return self.model
         with self._lock:
             if fields.device not in self._replicas:
-                replica = copy.deepcopy(self.learned)
+                replica = copy.deepcopy(self.model)
                 replica._apply(lambda weight: weight.to(device=fields.device))
                 self._replicas[fields.device] = replica
             return self._replicas[fields.device]
 
     def _halo(self) -> tuple[int, int] | None:
-        network, kernel, grid = self.learned.network, self.kernel, self.kernel.grid
+        network, kernel, grid = self.model.network, self.kernel, self.kernel.grid
         if network.is_global or network.spans is None:
             return None
         axes = zip(network.spans, kernel.axes, self.factor, kernel.reach, (grid.y, grid.x), strict=True)
         y, x = (
-            axis_halo(spans, self.learned.radii, axis.start.reshape(-1, count), axis.taps, fill, bool(cells.periodic))
+            axis_halo(spans, self.model.radii, axis.start.reshape(-1, count), axis.taps, fill, bool(cells.periodic))
             for spans, axis, count, fill, cells in axes
         )
         return y, x
@@ -600,9 +600,9 @@ class Ensemble(BoundModel):
         return rows, Window(place.column * fx, (place.column + fields.shape[-1]) * fx, period)
 
 
-def bind(learned: Learned, grid: Grid, parts: BothParts, variable: int = 0) -> BoundModel:
+def bind(model: Learned, grid: Grid, parts: BothParts, variable: int = 0) -> BoundModel:
     """Return one output of a model on a grid; see :meth:`~downscale.nn.learned.Learned.bind`."""
-    spec = learned.spec
+    spec = model.spec
     if counts_of(parts) != spec.factor:
         raise ShapeError(
             f"expected the factor of the model, {spec.factor[0]} x {spec.factor[1]}, received "
@@ -612,7 +612,7 @@ def bind(learned: Learned, grid: Grid, parts: BothParts, variable: int = 0) -> B
         raise OptionError(f"expected one of {len(spec.outputs)} outputs of the model, received number {variable}")
     bound_class = Ensemble if spec.stochastic else BoundModel
     kernel = operator("sobolev", grid, parts, spec.taps, spec.order)
-    return bound_class(learned, kernel, cells_of(grid, parts), variable)
+    return bound_class(model, kernel, cells_of(grid, parts), variable)
 
 
 def cells_of(grid: Grid, parts: BothParts) -> Aggregation:

@@ -294,8 +294,8 @@ class UNet(Network):
         features = self.bottom(features)
         for i in reversed(range(len(skips))):
             features = self.up[i](features, skips[i])
-        joined = self.join(torch.cat([self.refine(features), skip], dim=1))
-        return frame.crop(self.last(joined), self.factor)
+        features_with_skip = self.join(torch.cat([self.refine(features), skip], dim=1))
+        return frame.crop(self.last(features_with_skip), self.factor)
 
 
 class _Down(nn.Module):

@@ -232,7 +232,7 @@ def train_adversarial(
     target, folder = check_output(recipe, resume)
     plan = prepare(recipe, report)
     torch.manual_seed(settings.seed)
-    learned = Learned(plan.spec) if start is None else _load_start(plan, start)
+    model = Learned(plan.spec) if start is None else _load_start(plan, start)
     critic = Conditional(size, plan.statistics.spread[0], width, norm=settings.loss == "hinge")
     patches = PatchSet(MapCache(plan.sources, recipe.patches.cache_mb), plan.components, recipe.patches)
 
@@ -243,11 +243,11 @@ def train_adversarial(
         # Where the reference is missing, both maps are zero.
         return critic.scale(batch.target), batch
 
-    def generate(model: Any, batch: Batch, count: int) -> Tensor:
-        maps = predict(model, batch, 1)[0]
+    def generate(generator: Any, batch: Batch, count: int) -> Tensor:
+        maps = predict(generator, batch, 1)[0]
         return critic.scale(torch.where(torch.isfinite(batch.target), maps, torch.zeros_like(maps)))
 
-    trainer = GANTrainer(learned, critic, draw, generate, settings, origin=plan.origin)
+    trainer = GANTrainer(model, critic, draw, generate, settings, origin=plan.origin)
     with new_folder(folder, STATE):
         loop = trainer.loop(folder, report)
         try:
@@ -281,22 +281,22 @@ def _size_of(recipe: TrainingRecipe) -> int:
 
 
 def _load_start(plan: TrainingPlan, start: str | Path) -> Learned:
-    learned = load(Path(start).expanduser())[0]
+    model = load(Path(start).expanduser())[0]
     spec = plan.spec
-    if replace(learned.spec, outputs=spec.outputs, kept=spec.kept) != spec:
+    if replace(model.spec, outputs=spec.outputs, kept=spec.kept) != spec:
         raise OptionError(f"expected a checkpoint of the network of the recipe to start with, received {start}")
-    return learned.train().requires_grad_(True)
+    return model.train().requires_grad_(True)
 
 
 @torch.no_grad()
-def _validate(plan: TrainingPlan, patches: PatchSet, learned: Learned, step: int, report: Say) -> dict[str, Any]:
+def _validate(plan: TrainingPlan, patches: PatchSet, model: Learned, step: int, report: Say) -> dict[str, Any]:
     """Return the fair CRPS on the validation split beside the absolute error of the kernel, by source."""
     recipe, spec = plan.recipe, plan.spec
     sums = torch.zeros(len(plan.sources), len(spec.outputs), 3, dtype=torch.float64)
     noise, patches = torch.Generator().manual_seed(recipe.training.seed), patches.with_tiles()
     for key in plan.samplers["validation"].validation_keys(recipe.data.validation.patches):
         batch = collate([patches[key]], spec.factor)
-        members = predict(learned, batch, VALIDATION_MEMBERS, noise)
+        members = predict(model, batch, VALIDATION_MEMBERS, noise)
         sums[key.source] += probabilistic_errors(batch, members, kernel_prediction(spec, batch))[0]
     score = relative_error(sums, ENSEMBLE.power)
     report(f"step {step}: fair CRPS {score:.4f} of the kernel's absolute error on the validation split")

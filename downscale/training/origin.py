@@ -56,8 +56,8 @@ def file_digests(files: Iterable[str]) -> list[str]:
     return [_sample_digest(path) for path in _pick_evenly(paths, MOST_FILES)]
 
 
-def _pick_evenly(items: Sequence[Any], most: int) -> list[Any]:
-    places = np.linspace(0, len(items) - 1, min(len(items), most)).round().astype(int)
+def _pick_evenly(items: Sequence[Any], count: int) -> list[Any]:
+    places = np.linspace(0, len(items) - 1, min(len(items), count)).round().astype(int)
     return [items[i] for i in places]
 
 

@@ -28,27 +28,27 @@ def random_generator(seed: int, *place: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
 
-def predict(learned: Learned, batch: Batch, members: int = 2, generator: torch.Generator | None = None) -> Tensor:
+def predict(model: Learned, batch: Batch, members: int = 2, generator: torch.Generator | None = None) -> Tensor:
     """Return the fine fields of a batch, shape (B, V, Y, X), or (M, B, V, Y, X) for an ensemble."""
-    predictors = _extra_predictors(learned, batch)
+    predictors = _extra_predictors(model, batch)
     inputs = batch.coarse, batch.proposal, batch.cells, predictors, batch.statics, batch.time_features
-    if not learned.spec.stochastic:
-        prediction: Tensor = learned(*inputs)
+    if not model.spec.stochastic:
+        prediction: Tensor = model(*inputs)
         return prediction
     shapes = [(len(field), count, *field.shape[-2:])
-              for field, count in zip((batch.coarse, batch.proposal), learned.spec.noise, strict=True)]  # fmt: skip
+              for field, count in zip((batch.coarse, batch.proposal), model.spec.noise, strict=True)]  # fmt: skip
     ensemble = []
     for _ in range(members):
         coarse, fine = (torch.randn(shape, generator=generator).to(batch.coarse) for shape in shapes)
-        ensemble.append(learned(*inputs, noise=(coarse, fine)))
+        ensemble.append(model(*inputs, noise=(coarse, fine)))
     return torch.stack(ensemble)
 
 
-def _extra_predictors(learned: Learned, batch: Batch) -> Tensor:
+def _extra_predictors(model: Learned, batch: Batch) -> Tensor:
     """Return the additional inputs: predictors, and for a compressor the code of the reference."""
-    if learned.spec.code is None:
+    if model.spec.code is None:
         return batch.predictors
-    codes = learned.encode(batch.target, batch.coarse, batch.proposal, batch.cells)
+    codes = model.encode(batch.target, batch.coarse, batch.proposal, batch.cells)
     return torch.cat([batch.predictors, codes], dim=1)
 
 

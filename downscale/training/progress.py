@@ -159,14 +159,14 @@ def learning_rate(fraction: float, settings: Training) -> float:
     """
     peak = settings.learning_rate
     if fraction < settings.warmup:
-        rising = fraction / settings.warmup
+        warmup_fraction = fraction / settings.warmup
         if settings.schedule == "one_cycle":
-            return peak * (FIRST_FRACTION + (1 - FIRST_FRACTION) * _half_cosine(rising))
-        return peak * max(rising, FIRST_FRACTION)
+            return peak * (FIRST_FRACTION + (1 - FIRST_FRACTION) * _half_cosine(warmup_fraction))
+        return peak * max(warmup_fraction, FIRST_FRACTION)
     if settings.schedule == "constant":
         return peak
-    falling = (fraction - settings.warmup) / (1 - settings.warmup)
-    return peak * (LAST_FRACTION + (1 - LAST_FRACTION) * _half_cosine(1 - falling))
+    decay_fraction = (fraction - settings.warmup) / (1 - settings.warmup)
+    return peak * (LAST_FRACTION + (1 - LAST_FRACTION) * _half_cosine(1 - decay_fraction))
 
 
 def _half_cosine(fraction: float) -> float:
@@ -190,9 +190,9 @@ def has_ended(progress: Progress, settings: Training) -> bool:
 def step_line(progress: Progress, row: Mapping[str, Tensor], settings: Training) -> str:
     """Return a progress line with the last step, its loss and the time left."""
     name, loss = next(iter(row.items()))
-    rest = time_left(progress.seconds, fraction_done(progress, settings))
+    time_left_text = time_left(progress.seconds, fraction_done(progress, settings))
     step = f"step {progress.step}{_of_steps(settings.steps)}"
-    return f"{step}, {progress.seconds:.0f} s: {name} {float(loss):.4g}, {rest}"
+    return f"{step}, {progress.seconds:.0f} s: {name} {float(loss):.4g}, {time_left_text}"
 
 
 def _of_steps(steps: int | None) -> str:
@@ -217,8 +217,8 @@ def read_state(path: Path, origin: str | None) -> tuple[dict[str, dict[str, Tens
         )
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in read_tensors(path, KIND).items():
-        group, _, rest = name.partition("/")
-        groups.setdefault(group, {})[rest] = tensor
+        group, _, tensor_name = name.partition("/")
+        groups.setdefault(group, {})[tensor_name] = tensor
     try:
         return groups, Progress(**parse_text(texts["progress"]))
     except (ValueError, TypeError):

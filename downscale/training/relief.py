@@ -111,9 +111,9 @@ def phase_imbalance(maps: Floats) -> float:
     The residual from means of 3 x 3 cells has a mean and a mean square in each phase (even or odd row and column). The
     imbalance is the difference between phases, relative to the whole residual.
     """
-    padded = np.pad(maps, ((0, 0), (1, 1), (1, 1)), mode="reflect")
+    extended = np.pad(maps, ((0, 0), (1, 1), (1, 1)), mode="reflect")
     size = maps.shape[-1]
-    smooth = sum(padded[:, i : i + size, j : j + size] for i in range(3) for j in range(3)) / 9
+    smooth = sum(extended[:, i : i + size, j : j + size] for i in range(3) for j in range(3)) / 9
     # Edges are excluded, because padding affects them.
     residual = (maps - smooth)[:, 2:-2, 2:-2]
     total = float((residual**2).mean())

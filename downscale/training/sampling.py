@@ -45,8 +45,8 @@ def tile_places(first: Indices, size: int, margin: int) -> Indices:
     """
     places, step = [0], size - 2 * _margin(size, margin)
     while places[-1] < len(first) - 1:
-        following = int(np.searchsorted(first, first[places[-1]] + step, side="right")) - 1
-        places.append(max(following, places[-1] + 1))
+        next_place = int(np.searchsorted(first, first[places[-1]] + step, side="right")) - 1
+        places.append(max(next_place, places[-1] + 1))
     return np.array(places, dtype=np.int64)
 
 

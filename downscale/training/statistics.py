@@ -125,7 +125,7 @@ def measure_statistics(
     scales = []
     for plain_moments, positive_moments in zip(plain, positive, strict=True):
         rows = zip(weights, plain_moments, positive_moments, strict=True)
-        positive_weights = [weight * (some.weight / (all_values.weight or 1.0)) for weight, all_values, some in rows]
+        positive_weights = [weight * (part.weight / (whole.weight or 1.0)) for weight, whole, part in rows]
         mean = Moments.pool(positive_moments, positive_weights).mean
         scales.append(mean if mean > 0 else 1.0)
     for s, (_, train) in enumerate(plans) if any(is_log) else ():
