@@ -55,9 +55,9 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
         for name, static in (statics or {}).items()
     }
     rows, columns = cuts_of(job, array.chunks[-2], array.chunks[-1])
-    # One entry of the graph, sent once to each worker; blocks refer to it by name. Equal content has the same name.
-    # User-defined upsamplers are tokenised only if they define how: Dask would pickle an object whose class is defined
-    # in a notebook, which puts rebuilt methods into that class.
+    # The job is one entry of the graph, sent once to each worker; blocks refer to it by name. Equal jobs share a name.
+    # User-defined upsamplers are tokenised only if they have a method for it: Dask would pickle objects whose class is
+    # defined in a notebook, which puts rebuilt methods into that class.
     kind = type(job.upscaler)
     has_token = kind.__module__.partition(".")[0] == __name__.partition(".")[0] or hasattr(kind, "__dask_tokenize__")
     token = tokenize_content(job) if has_token else uuid.uuid4().hex
@@ -154,7 +154,7 @@ def _block(
 
 
 def _take(array: Any, rows: Cut, columns: Cut, factors: tuple[int, int]) -> Any:
-    """Return the input cells of a block, ``factors`` fine ones each, across the seam of a circle if it crosses it."""
+    """Return the input cells of a block, of ``factors`` fine cells each, joined across the seam of a periodic axis."""
     for axis, span, factor in zip((-2, -1), (rows.input, columns.input), factors, strict=True):
         if span.is_in_order:
             continue

@@ -68,7 +68,7 @@ def mask_uncovered(
     cells = job.cells.window(rows.core.cells, columns.core.cells)
     is_uncovered = cells.apply_mask(valid).valid_fraction == 0
     if bool((is_uncovered & np.isfinite(coarse)).any()):
-        # The same text for all blocks, so that it is shown once. Means over zero area lose nothing; sums do.
+        # The text is the same for all blocks, so that it is shown once. Means over zero area lose nothing; sums do.
         line = f"{job.name}: coarse cells with a value have no valid fine cell under mask="
         if job.extensive:
             _report(line + "; their sums are lost in the result, widen the mask to include them", job.check)

@@ -13,7 +13,7 @@ from downscale.errors import ShapeError
 
 @dataclass(frozen=True)
 class Span:
-    """Coarse cells ``first`` to ``last`` (excluded) of an axis of ``size`` cells; a circle may be crossed."""
+    """Coarse cells ``first`` to ``last`` (excluded) of an axis of ``size`` cells, across the seam if it is periodic."""
 
     first: int
     last: int
@@ -31,7 +31,7 @@ class Span:
 
     @property
     def is_in_order(self) -> bool:
-        """Whether these are all cells of the axis from the first on."""
+        """Whether these are all cells of the axis, in its own order."""
         return self.is_whole and self.first == 0
 
     @property

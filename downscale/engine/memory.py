@@ -26,7 +26,7 @@ LOOP_BYTES, LOOP_MODULE = 150_000_000, "downscale.kernels.refine"
 READING_BYTES = 130_000_000
 # Float64 copies of the fine cells: of a block for area fractions under a mask and for orography, and of a whole grid
 # for each fine field, and for orography and masks during their computation (measured).
-MASK_COPIES, RELIEF_COPIES, STATIC_COPIES = 5, 2, 3
+MASK_COPIES, OROGRAPHY_COPIES, STATIC_COPIES = 5, 2, 3
 # The same for a whole grid: areas that are not products, with their fractions; two-dimensional positions, with and
 # without corners; and polygon cells on the sphere (measured).
 AREA_COPIES, CORNER_COPIES, POSITION_COPIES, POLYGON_COPIES = 3, 18, 4, 33
@@ -76,7 +76,7 @@ class ExtraMemory:
         """
         fields = len({*statics, *(["orog"] if "terrain" in statics else [])})
         copies = fields + STATIC_COPIES * len({"terrain", "mask"} & set(statics)) + grid_copies
-        block_copies = MASK_COPIES * ("mask" in statics) + RELIEF_COPIES * ("terrain" in statics)
+        block_copies = MASK_COPIES * ("mask" in statics) + OROGRAPHY_COPIES * ("terrain" in statics)
         return cls(8 * cells * copies + READ_COPIES * chunk + READING_BYTES * reads_files, 8 * block_copies)
 
 

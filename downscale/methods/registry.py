@@ -23,7 +23,7 @@ class Method(NamedTuple):
     """A kind of method, by which :mod:`downscale.steps.prepare` builds it, and its capabilities.
 
     ``separable`` methods are one linear operator per axis, and also refine along time and layers. ``members`` states
-    whether the method generates an ensemble; None if only the object shows it.
+    whether the method generates an ensemble; None if it depends on the object.
     """
 
     kind: str

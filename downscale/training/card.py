@@ -17,7 +17,7 @@ from downscale.nn.spec import ModelSpec, Variable
 from downscale.training.pairs import Source, Split, pick_evenly, read_coarse, read_truth
 from downscale.training.statistics import Moments
 
-# Marks scores on times that the training saw.
+# Mark of scores on times that were used in training.
 SEEN = " [seen in training]"
 # Number of maps that characterise a source.
 MOST_MAPS = 48

@@ -219,7 +219,7 @@ def train_adversarial(
 ) -> Path:  # fmt: skip
     """Train a generator of ensemble members against a critic, write its checkpoint and return the path.
 
-    Of the training block of the recipe, only the batch size counts. ``start`` is a checkpoint of the same model as
+    Only the batch size of the training block of the recipe is used. ``start`` is a checkpoint of the same model as
     initial weights, such as one trained with the CRPS; ``width`` is that of the critic. Fine patches must be squares of
     8, 16, 32, ... cells per side. If a loss is NaN or infinite, the model of the last good state is saved beside the
     state.

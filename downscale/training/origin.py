@@ -1,4 +1,4 @@
-"""Provenance of a model: hashes of data and recipe, descriptions of sources, and times that a training has seen.
+"""Provenance of a model: hashes of data and recipe, descriptions of sources, and times of its training.
 
 Two sources have the same data if they share a file, by path or by content, or if cells, times and values coincide.
 """
@@ -245,7 +245,7 @@ def _are_aligned(one: Any, other: Any) -> bool:
 def find_trained_times(
     record: Record, grid: Any, dates: NDArray[Any] | None, count: int, files: Iterable[str]
 ) -> NDArray[np.bool_]:
-    """Return which time steps of some maps the training of a model saw."""
+    """Return which time steps of some maps were used to train a model."""
     is_seen, axes, files = np.zeros(count, dtype=bool), axes_of(grid), list(files)
     digests: set[str] | None = None
     texts = None if dates is None else np.array([iso(date) for date in dates])

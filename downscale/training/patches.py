@@ -30,7 +30,7 @@ BY_NAME = re.compile(r"\d*[uv]\d*m?|[uv](a|as|o|si|ice|wnd|grd|gos|geo|bar)\d*m?
                      re.IGNORECASE)  # fmt: skip
 BY_WORDS = re.compile(r"\b(u|v|x|y|zonal|meridional|eastward|northward)[ _-]+(component|wind|velocity|current|stress)"
                       r"|component of (the )?(wind|velocity|current)", re.IGNORECASE)  # fmt: skip
-# Words of fields that change in a mirror in another way: signs of rotation, and angles.
+# Words of fields whose sign or angle changes in a mirror.
 HANDED = re.compile(r"vorticity|helicity|stream_?function|(from|to)_direction|\bdirection\b", re.IGNORECASE)
 # Area fractions that differ by less count as equal.
 EQUAL_AREAS = 1e-12
