@@ -28,10 +28,9 @@ import json, os, sys, threading
 import numpy as np, xarray as xr
 import downscale
 
-modules, functions, parsings = set(), set(), 0
+modules, functions, parsings = set(), set(), {}
 
 def trace(frame, event, argument):
-    global parsings
     if event != "call":
         return
     name = frame.f_globals.get("__name__", "")
@@ -39,7 +38,9 @@ def trace(frame, event, argument):
         return
     modules.add(name)
     functions.add((name, frame.f_code.co_qualname if hasattr(frame.f_code, "co_qualname") else frame.f_code.co_name))
-    parsings += (name, frame.f_code.co_name) == ("downscale.cf.horizontal", "parse_horizontal")
+    if (name, frame.f_code.co_name) == ("downscale.cf.horizontal", "parse_horizontal"):
+        grid = tuple(frame.f_locals["obj"].sizes[dim] for dim in ("lat", "lon"))
+        parsings[grid] = parsings.get(grid, 0) + 1
 
 def coarse(steps):
     lat, lon = np.linspace(30.5, 59.5, 30), np.linspace(0.5, 39.5, 40)
@@ -61,7 +62,7 @@ for folder in ("first", "second"):
     os.chdir("..")
 sys.setprofile(None)
 threading.setprofile(None)
-print("RESULT", json.dumps([len(modules), len(functions), parsings]))
+print("RESULT", json.dumps([len(modules), len(functions), max(parsings.values())]))
 """
 CALLS = {
     "ds.downscale(4)": ("pass", "ds.downscale(4)"),
@@ -158,7 +159,7 @@ def unit_imports(graph: dict[str, set[str]]) -> dict[str, set[str]]:
 
 
 def trace_call(before: str, call: str) -> tuple[int, int, int]:
-    """Return the numbers of modules and functions that a call runs, and of grid parsings."""
+    """Return the numbers of modules and functions that a call runs, and how often it parses one grid at most."""
     code = TRACE_SCRIPT.replace("{before}", before).replace("{call}", call)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", code]
@@ -198,7 +199,7 @@ def main() -> None:
     ]
     print(table(("measure", "value"), rows), end="\n\n")
     rows = [(call, *map(str, trace_call(*code))) for call, code in CALLS.items()]
-    print(table(("call", "modules", "functions", "parsings of a grid"), rows))
+    print(table(("call", "modules", "functions", "parsings of one grid"), rows))
     if "--levels" in sys.argv:
         for number in range(1, max(unit_level.values()) + 1):
             print(number, *sorted(name.removeprefix("downscale.") for name, at in unit_level.items() if at == number))
