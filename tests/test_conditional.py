@@ -99,9 +99,9 @@ def test_where_a_loss_is_no_number_the_model_of_the_last_good_state_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = recipe(tmp_path)
-    scaled = Conditional.scaled
+    scaled = Conditional.scale
     # Real maps are broken from the fourth step on.
-    monkeypatch.setattr(Conditional, "scaled", lambda self, values: scaled(self, values) * broken())
+    monkeypatch.setattr(Conditional, "scale", lambda self, values: scaled(self, values) * broken())
     count = {"steps": 0}
     step = GANTrainer.step
 
