@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from command import command
 from training_recipes import recipe_content
-from typer.testing import CliRunner
 
 import downscale
 from downscale.errors import DownscaleError, InputError, OptionError
@@ -169,16 +169,14 @@ def test_an_untrained_codec_with_all_waves_loses_only_its_rounding() -> None:
 
 
 def test_the_command_encodes_and_apply_decodes(model: Path, fine: xr.Dataset, tmp_path: Path) -> None:
-    from downscale.cli.main import app
-
     downscale.to_netcdf(fine, tmp_path / "fine.nc")
     code, out = tmp_path / "code.nc", tmp_path / "back.nc"
-    run = CliRunner().invoke(app, ["encode", str(tmp_path / "fine.nc"), str(code), "--method", str(model), "--report"])
-    assert run.exit_code == 0, run.output
-    assert "times less than the fields in memory" in run.output
-    assert "checkerboard index" in run.output
-    run = CliRunner().invoke(app, ["apply", str(code), str(out), "--method", str(model)])
-    assert run.exit_code == 0, run.output
+    encoding = command("encode", tmp_path / "fine.nc", code, "--method", model, "--report")
+    assert encoding.status == 0, encoding.err
+    assert "times less than the fields in memory" in encoding.out
+    assert "checkerboard index" in encoding.out
+    decoding = command("apply", code, out, "--method", model)
+    assert decoding.status == 0, decoding.err
     with xr.open_dataset(out) as back, xr.open_dataset(code) as small:
         assert downscale.check_conservation(small[["tas"]], back).passed
 
