@@ -26,7 +26,7 @@ PROFILE ?= thorough
 LAWS ?= test
 
 test-laws: $(VENV)/.dev
-	HYPOTHESIS_PROFILE=$(PROFILE) $(VENV)/bin/python -m pytest -q -n 2 --dist worksteal -k "$(LAWS)" tests/test_laws_everywhere.py tests/test_parts.py
+	HYPOTHESIS_PROFILE=$(PROFILE) $(VENV)/bin/python -m pytest -q -n 2 --dist load --maxschedchunk 1 -k "$(LAWS)" tests/test_laws_everywhere.py tests/test_parts.py
 
 # These pages: warnings are errors, nothing is fetched. NOTEBOOKS=off leaves the notebooks unrun (a minute instead of five).
 NOTEBOOKS ?= on
