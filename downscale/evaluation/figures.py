@@ -18,7 +18,7 @@ from downscale.evaluation.methods import ReadyMethod, event_probability, is_mask
 from downscale.evaluation.schema import EvaluationRecipe, Figures
 from downscale.evaluation.truth import Truth
 from downscale.plot.cells import Cells, View, choose_view, read_cells
-from downscale.plot.charts import LINES, draw_spectrum
+from downscale.plot.charts import LINES, draw_spectrum, label_wavelengths, square_unit
 from downscale.plot.maps import add_panel, colour_maps, draw_bar, draw_cells, draw_coast, robust_limits
 from downscale.plot.style import (
     INK,
@@ -26,7 +26,6 @@ from downscale.plot.style import (
     SOFT_INK,
     check_path,
     field_name,
-    format_unit,
     is_date,
     new_figure,
     value_words,
@@ -220,10 +219,10 @@ def draw_spectra(scores: xr.Dataset, variable: str) -> Figure:
             style = {"label": label, "color": f"C{j % 10}", "linestyle": LINES[(j // 10) % 4], "linewidth": 1.2}
             draw_spectrum(panel, wavenumber, ds[f"{variable}_power"].values[j], **style)
         panel.set(xlabel="wavelength (km)")
-        panel.invert_xaxis()
+        label_wavelengths(panel)
         panel.set_title(str(ds.source.values), fontsize=11, color=INK, parse_math=False)
         units = str(scores[f"{variable}_rmse"].attrs["units"])
-        panel.set_ylabel(f"power of {variable} (({format_unit(units)})²)", parse_math=False)
+        panel.set_ylabel(f"power of {variable} ({square_unit(units)})", parse_math=False)
         panel.grid(which="both", linewidth=0.3, alpha=0.5)
     panel.legend(fontsize=8, frameon=False)
     return figure
@@ -251,7 +250,8 @@ def draw_summary(scores: xr.Dataset, variable: str) -> Figure | None:
                 axis.label.set(fontsize=9, parse_math=False)
         grid[0, column].set_title(str(ds.source.values), fontsize=11, color=INK, parse_math=False)
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), fontsize=9, frameon=False)
+    columns = min(len(labels), 3 * grid.shape[1])
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
     return figure
 
 
@@ -282,7 +282,7 @@ def _draw_decibels(panel: Any, ds: xr.Dataset, variable: str) -> None:
         ratio = 10 * np.log10(power[valid] / reference[valid])
         panel.plot(waves[valid], ratio, color=colour, linewidth=1.2, label=label)
     panel.set(xscale="log", ylim=(-20, 20), xlabel="wavelength (km)", ylabel="power over truth (dB)")
-    panel.invert_xaxis()
+    label_wavelengths(panel)
 
 
 def _bar_drawer(score: str, words: str, line: float | str | None = None) -> Panel:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from downscale.errors import GridError, InputError
+from downscale.errors import GridError, InputError, spell
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.gradient import Spacing, sobel
 from downscale.grid.curvilinear import CurvilinearGrid
@@ -36,7 +36,7 @@ def static_features(
     for name in names:
         need = NEEDS.get(name)
         if need is not None and need not in inputs:
-            raise InputError(f"expected {need} for the static {name!r}, received none; give the file in the recipe")
+            raise InputError(f"expected {need} for the static {name!r}, received none; pass {spell(need)}")
     fields: dict[str, Floats] = {}
     for name in names:
         fields.update(_compute_feature(name, grid, cells, inputs, locate))

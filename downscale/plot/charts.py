@@ -107,8 +107,6 @@ def spectrum(
     InputError, OptionError, OutputError
         If units differ, a field is constant, there is no field, or the path is not usable.
     """
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     target = check_path(path)
     if not fields:
         raise OptionError("expected fields by label, received none; give {'coarse': ..., 'fine': ...}")
@@ -131,12 +129,8 @@ def spectrum(
     if slope is not None:
         _draw_slope(panel, *reference, slope)
     _mark_shortest(panel, first[1], next(iter(fields_by_label)))
-    panel.invert_xaxis()
-    panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    panel.xaxis.set_minor_formatter(NullFormatter())
-    unit = format_unit(next(iter(units), ""))
-    squared = f"({unit})²" if len(unit.split()) > 1 else f"{unit}²"
+    label_wavelengths(panel)
+    squared = square_unit(next(iter(units), ""))
     style_chart(
         panel, title or field_name(first[0], capital=True), "wavelength (km)", f"spectral density ({squared} km²)"
     )
@@ -148,6 +142,22 @@ def draw_spectrum(panel: Any, wavenumber: Array, power: Array, **style: Any) -> 
     """Draw positive power against wavelength in kilometres, on logarithmic axes."""
     valid = (wavenumber > 0) & (power > 0)
     panel.loglog(1e-3 / wavenumber[valid], power[valid], **style)
+
+
+def label_wavelengths(panel: Any) -> None:
+    """Let wavelengths fall from left to right, with plain numbers at 1, 2 and 5 times powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    panel.invert_xaxis()
+    panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    panel.xaxis.set_minor_formatter(NullFormatter())
+
+
+def square_unit(units: str) -> str:
+    """Return the square of units as text of a figure, such as K² or (m s⁻¹)²."""
+    unit = format_unit(units)
+    return f"({unit})²" if len(unit.split()) > 1 else f"{unit}²"
 
 
 def _draw_slope(panel: Any, wave: Array, power: Array, slope: float) -> None:
