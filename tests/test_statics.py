@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -287,3 +289,19 @@ def test_a_field_keeps_the_bounds_of_its_cells():
         picked = pick_static(held)
         assert list(picked.data_vars) == ["orog"]
         np.testing.assert_array_equal(horizontal(picked).grid.y.edges, edges[:3])
+
+
+@pytest.mark.parametrize("options", [{"method": "cascade", "members": 2, "seed": 1}, {"method": "temperature"}])
+def test_terrain_is_that_of_the_kernel_for_every_method(options: dict[str, Any]) -> None:
+    """Noise and networks refine the field, not the orography: what a lapse rate adds is the same as with a kernel."""
+    coarse = downscale.sample.open("north_america").isel(time=[0])
+    relief = downscale.sample.open("north_america_relief")
+    terrain = {"orog": relief, "lapse_rate": -6.5e-3}
+    term = coarse.downscale(4, **terrain).tas - coarse.downscale(4).tas
+    plain = {**options, **({"orog": relief} if options["method"] == "temperature" else {})}
+    fine = coarse.downscale(4, **options, **terrain)
+    assert float(abs(term).max()) > 1
+    np.testing.assert_allclose(*xr.broadcast(fine.tas - coarse.downscale(4, **plain).tas, term), atol=1e-4)
+    for member in fine.realization.values if "realization" in fine.dims else [None]:
+        one = fine if member is None else fine.sel(realization=member, drop=True)
+        assert downscale.check_conservation(coarse, one).passed

@@ -27,6 +27,7 @@ from downscale.grid.subcells import SubcellGrid
 from downscale.methods.footprint import FootprintMethod, refine_lazily
 from downscale.methods.learned import inputs_of
 from downscale.methods.members import numbers_of, order_of, with_members
+from downscale.nn.separable import Separable
 from downscale.steps.jobs import fit_chunks
 
 if TYPE_CHECKING:
@@ -124,9 +125,12 @@ def _block_statics(job: Job, map_plan: MapPlan) -> dict[str, Any]:
 
 def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:
     """Return ``Gamma (z - U A z)``: the orography that the coarse grid does not resolve; its cell means are zero."""
+    # Noise and networks refine fields, not orography: U is the kernel that they correct.
+    kernel = getattr(job.upscaler, "kernel", None)
+    upscaler = kernel if isinstance(kernel, Separable) else job.upscaler
     kernel_job = replace(
-        job, extensive=False, conserve="cell", bounds=(None, None), refinement=None, dtype=np.dtype("f8"), check="skip",
-        target=None,
+        job, upscaler=upscaler, extensive=False, conserve="cell", bounds=(None, None), refinement=None,
+        dtype=np.dtype("f8"), check="skip", target=None,
     )  # fmt: skip
     rows, columns = (Span(0, n, n) for n in job.coarse.shape)
     smooth_orog = compute_block(job.cells.mean(orog), kernel_job, Cut(rows, rows, rows), Cut(columns, columns, columns))
