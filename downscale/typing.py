@@ -92,6 +92,8 @@ class Capabilities:
     working_bytes : callable or None
         Returns the peak bytes on a processor for a number of maps and a coarse shape, for methods that need much more
         memory than their input and output.
+    kernel : Separable or None
+        The kernel that a network or noise corrects.
     """
 
     factor: tuple[int, int]
@@ -103,6 +105,7 @@ class Capabilities:
     satisfies_constraints: bool = False
     with_noise: Callable[[Draws], Upscaler] | None = None
     working_bytes: Callable[[int, tuple[int, int]], int] | None = None
+    kernel: Upscaler | None = None
 
     @classmethod
     def of(cls, upscaler: Upscaler) -> Capabilities:

@@ -316,16 +316,16 @@ def test_fields_of_methods_that_are_not_known_pass(method, target):
 def test_the_bound_holds_for_any_field_with_the_same_means():
     """Of noise on the parts, whose means over coarse cells are zero, nothing is beyond the bound of its own range."""
     coarse = field_on(region(5, 6), 1)
-    judge = _overlapping(coarse)
+    comparison = _overlapping(coarse)
     rng = np.random.default_rng(3)
-    parts_y, parts_x = judge[1]
+    parts_y, parts_x = comparison[1]
     weights = np.multiply.outer(parts_y.measure, parts_x.measure)
     cells = np.add.outer(np.arange(parts_y.size) // parts_y.count * 6, np.arange(parts_x.size) // parts_x.count)
     noise = rng.normal(size=weights.shape) * (weights > 0)
     flat = np.bincount(cells.ravel(), (noise * weights).ravel()) / np.bincount(cells.ravel(), weights.ravel())
     noise -= flat[cells]
-    off = judge[2].apply_mask(weights > 0).mean(noise)
-    near = regions.Neighbourhoods.of(judge[1])
+    off = comparison[2].apply_mask(weights > 0).mean(noise)
+    near = regions.Neighbourhoods.of(comparison[1])
     zero = np.zeros_like(off)
     found = regions.check_neighbourhoods(np.ones((5, 6)), off + 1, zero + 1, near, (0, 0), 1e-12)
     assert (found.near_checked, found.near_failed) == (30, 0)

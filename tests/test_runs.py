@@ -331,6 +331,18 @@ def flip(path: Path) -> None:
         file["tas"][0, 0, 0] = values.view("f4")[0]
 
 
+def assert_damaged_block_is_found(monkeypatch, name: str, damage) -> None:
+    """Check that a merge refuses the damaged second block in one line, and that ``--resume`` computes it again."""
+    with monkeypatch.context() as patch:
+        patch.setattr(block_run, name, damage)
+        said = command(*APPLY, "--blocks", 7)
+    assert said.status == 2
+    assert "out_20000108-20000114.nc: expected what was written and checked, received other bytes" in said.complaint
+    assert not Path("out.nc").exists()
+    assert "kept 2 of 3 blocks" in good(command(*APPLY, "--blocks", 7, "--resume")).out
+    assert raw(Path("out.nc")) == whole()
+
+
 def test_a_block_damaged_before_the_merge_is_found(here, monkeypatch):
     merge_files = block_run.merge_files
 
@@ -338,14 +350,7 @@ def test_a_block_damaged_before_the_merge_is_found(here, monkeypatch):
         flip(parts[1])
         return merge_files(parts, *rest)
 
-    monkeypatch.setattr(block_run, "merge_files", damage)
-    said = command(*APPLY, "--blocks", 7)
-    assert said.status == 2
-    assert "out_20000108-20000114.nc: expected what was written and checked, received other bytes" in said.complaint
-    assert not Path("out.nc").exists()
-    monkeypatch.setattr(block_run, "merge_files", merge_files)
-    assert "kept 2 of 3 blocks" in good(command(*APPLY, "--blocks", 7, "--resume")).out
-    assert raw(Path("out.nc")) == whole()
+    assert_damaged_block_is_found(monkeypatch, "merge_files", damage)
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[1]", "\x00"], ids=["missing", "empty", "cut", "list", "binary"])
@@ -359,14 +364,7 @@ def test_a_manifest_that_is_unreadable_at_the_merge_is_one_line(here, monkeypatc
             entry.unlink() if text is None else entry.write_text(text)
         return read_checksum(path)
 
-    monkeypatch.setattr(block_run, "read_checksum", damage)
-    said = command(*APPLY, "--blocks", 7)
-    assert said.status == 2
-    assert "out_20000108-20000114.nc: expected what was written and checked, received other bytes" in said.complaint
-    assert not Path("out.nc").exists()
-    monkeypatch.setattr(block_run, "read_checksum", read_checksum)
-    assert "kept 2 of 3 blocks" in good(command(*APPLY, "--blocks", 7, "--resume")).out
-    assert raw(Path("out.nc")) == whole()
+    assert_damaged_block_is_found(monkeypatch, "read_checksum", damage)
 
 
 @pytest.mark.parametrize("factor", [2, 40], ids=["values", "chunks"])

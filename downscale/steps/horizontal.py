@@ -126,7 +126,7 @@ def _block_statics(job: Job, map_plan: MapPlan) -> dict[str, Any]:
 def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:
     """Return ``Gamma (z - U A z)``: the orography that the coarse grid does not resolve; its cell means are zero."""
     # Noise and networks refine fields, not orography: U is the kernel that they correct.
-    kernel = getattr(job.upscaler, "kernel", None)
+    kernel = job.capabilities.kernel
     upscaler = kernel if isinstance(kernel, Separable) else job.upscaler
     kernel_job = replace(
         job, upscaler=upscaler, extensive=False, conserve="cell", bounds=(None, None), refinement=None,

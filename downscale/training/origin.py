@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from downscale.errors import OptionError
 from downscale.models.checkpoint import Record
-from downscale.training.pairs import Source, Split, iso, path_of, read_truth
+from downscale.training.pairs import Source, Split, iso, path_of, pick_evenly, read_truth
 from downscale.training.schema import TrainingRecipe
 
 PIECE = 1 << 16
@@ -53,12 +53,7 @@ def file_digests(files: Iterable[str]) -> list[str]:
     At most ``MOST_FILES`` files are sampled, evenly chosen. The digest does not depend on the path.
     """
     paths = [path for path in map(Path, dict.fromkeys(files)) if path.exists()]
-    return [_sample_digest(path) for path in _pick_evenly(paths, MOST_FILES)]
-
-
-def _pick_evenly(items: Sequence[Any], count: int) -> list[Any]:
-    places = np.linspace(0, len(items) - 1, min(len(items), count)).round().astype(int)
-    return [items[i] for i in places]
+    return [_sample_digest(paths[i]) for i in pick_evenly(np.arange(len(paths)), MOST_FILES)]
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -72,7 +67,7 @@ def _sample_digest(path: Path) -> str:
     files = _files_of(path)
     digest = hashlib.sha256(f"{len(files)} {sum(file.stat().st_size for file in files)}".encode())
     count = 5 if len(files) == 1 else 1
-    for file in _pick_evenly(files, MOST_CHUNKS):
+    for file in (files[i] for i in pick_evenly(np.arange(len(files)), MOST_CHUNKS)):
         size = file.stat().st_size
         with file.open("rb") as stream:
             for start in np.linspace(0, max(size - PIECE, 0), count).astype(int):
