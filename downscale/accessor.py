@@ -54,6 +54,12 @@ class _Accessor:
 
         return check_conservation(*coarse_and_fine(self._obj, other), **options)
 
+    def conserve(self, coarse: Any, constraint: str = "auto", **options: Any) -> Any:
+        """Return this fine field with the cell means of ``coarse``; see :func:`downscale.conserve`."""
+        from downscale.check.conserve import conserve
+
+        return conserve(self._obj, coarse, constraint, **options)
+
     def plot(self, other: Any = None, kind: str = "compare", **options: Any) -> Figure:
         """Plot this object and another one; the order of coarse and fine does not matter.
 

@@ -251,7 +251,7 @@ def _move_to_target(fine: xr.Dataset, map_plan: MapPlan) -> xr.Dataset:
     new = target.axes.dims
     if target.nests:
         for dim, order in zip(old, target.order, strict=True):
-            fine = fine if (np.diff(order) == 1).all() else _reorder(fine, dim, order)
+            fine = fine if (np.diff(order) == 1).all() else reorder(fine, dim, order)
     conflicts = [name for name in new if name not in old and name in fine.variables]
     if conflicts:
         raise OptionError(f"expected other names than {listing(conflicts)} for the axes of the target; rename them")
@@ -271,7 +271,7 @@ def _bounds_attribute(variables: dict[Any, xr.Variable], name: str) -> dict[str,
     return {key: value for key, value in variables[name].attrs.items() if key == "bounds"}
 
 
-def _reorder(fine: xr.Dataset, dim: str, order: np.ndarray) -> xr.Dataset:
+def reorder(fine: xr.Dataset, dim: str, order: np.ndarray) -> xr.Dataset:
     """Return a field with an axis reversed and rolled by slices, which are cheap on lazy data."""
     if order.size > 1 and (order[1] - order[0]) % order.size != 1:
         fine, order = fine.isel({dim: slice(None, None, -1)}), order.size - 1 - order

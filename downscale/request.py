@@ -299,6 +299,17 @@ DECONVOLUTION = {
     ),
 }  # fmt: skip
 
+# The argument of :func:`downscale.conserve` that is not one of a request.
+CONSERVE = {
+    "constraint": Argument(
+        "auto", '{"auto", "additive", "multiplicative", "bounded"}', str,
+        "How cell means are imposed: additive, multiplicative, bounded, or auto.",
+        """"additive" adds to each fine cell (any sign, no bounds), "multiplicative" scales values of at least 0 and
+        preserves zeros, "bounded" adds and clips to the bounds. "auto" is "bounded" for quantities with bounds, else
+        "additive".""", one_of("auto", "additive", "multiplicative", "bounded"),
+    ),
+}  # fmt: skip
+
 
 def require_legal(name: str, value: Any, expects: Callable[[Any], str | None] | None = None) -> None:
     """Raise an OptionError if a value of this argument is not legal, by its declaration if ``expects`` is None."""

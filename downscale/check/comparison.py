@@ -28,10 +28,18 @@ from downscale.cf.horizontal import (
     with_named_mapping,
 )
 from downscale.cf.quantities import Bounds
-from downscale.conservation.measures import InfiniteValues, PartialResult, Signs, check_block, combine_all
+from downscale.conservation.measures import (
+    InfiniteValues,
+    PartialResult,
+    Signs,
+    check_block,
+    combine_all,
+    count_outside,
+    smallest_magnitude,
+)
 from downscale.conservation.regions import Neighbourhoods, Overlap, check_neighbourhoods, check_regions
 from downscale.errors import DownscaleError, GridError
-from downscale.fields.aggregate import Aggregation
+from downscale.fields.aggregate import SLACK, Aggregation, SupermeshMean
 from downscale.grid.axis import FULL_CIRCLE, CellAxis
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
@@ -44,6 +52,8 @@ from downscale.steps.axis_downscale import axis_quantity, downscale_axis
 # Keep averages as they are: errors are for the check to find.
 PLAIN = Request(method="conservative", bounds=None, check="skip")
 Findings = tuple[PartialResult, InfiniteValues, Signs]
+# First word of the settings of fields that were projected on their coarse means.
+PROJECTED = "conserve"
 # Maximum fine values per block: if sums need several copies in float64, and if they are used in place.
 BLOCK_VALUES, UNCOPIED_VALUES = 4_000_000, 20_000_000
 
@@ -104,9 +114,14 @@ def compare_fields(
         ordered_sizes = None if sizes is None else _order_like(sizes, fine_axes, coarse_axes)[0]
     if not rectilinear or coarse_axes.grid.nest_factors(ordered_axes.grid) is not None:
         return _compare_nested(coarse_ds, ordered, ordered_sizes, coarse_axes, ordered_axes, mask)
-    y, x = (Subcells.between(*axes) for axes in zip(_axes_of(coarse_axes.grid), _axes_of(fine_axes.grid), strict=True))
+    y, x = (Subcells.between(*axes) for axes in zip(axes_of(coarse_axes.grid), axes_of(fine_axes.grid), strict=True))
     hidden_cells = None if mask is None else regrid_mask(pick_mask(mask), fine_axes.grid, fine_axes) < 0.5
     overlap = Overlap.of((y, x), hidden_cells)
+    if str(fine.attrs.get("downscale_settings", "")).startswith(PROJECTED):
+        cells = SupermeshMean.across(y, x)
+        return Crossing(
+            coarse_ds, fine_ds, sizes, coarse_axes, fine_axes, common=overlap, near=None, na_thres=na_thres, cells=cells
+        )
     near = None if overlap.exact else Neighbourhoods.of((y, x), hidden_cells)
     return Overlapping(coarse_ds, fine_ds, sizes, coarse_axes, fine_axes, common=overlap, near=near, na_thres=na_thres)
 
@@ -125,7 +140,7 @@ def _compare_nested(
     elif not isinstance(fine_axes.grid, CurvilinearGrid):
         # One fit of the areas of a projection for both: two fits differ in their last digits.
         new_axes = []
-        for axis, coarse_axis in zip(_axes_of(fine_axes.grid), _axes_of(coarse_axes.grid), strict=True):
+        for axis, coarse_axis in zip(axes_of(fine_axes.grid), axes_of(coarse_axes.grid), strict=True):
             parts = Subcells.between(coarse_axis, axis)
             new_axes.append(parts.axis if parts.regular and (np.diff(parts.owner) == 1).all() else axis)
         fine_axes = replace(fine_axes, grid=coarse_axes.grid.with_axes(*new_axes))
@@ -195,7 +210,7 @@ class Nested(Comparison):
         sizes = None if self.sizes is None else self.sizes[str(y.name)].transpose(*y.dims).data
         coarse, fine, factor = _as_dask(x.data), _as_dask(y.data), self.cells.factor_y
         needs_copies = extensive or sizes is not None or fine.dtype not in (np.float32, np.float64)
-        lead_chunks, rows = _block_sizes(fine, factor, BLOCK_VALUES if needs_copies else UNCOPIED_VALUES)
+        lead_chunks, rows = block_sizes(fine, factor, BLOCK_VALUES if needs_copies else UNCOPIED_VALUES)
         fine = fine.rechunk((*lead_chunks, tuple(n * factor for n in rows), -1), method="tasks")
         coarse = coarse.rechunk((*lead_chunks, rows, -1), method="tasks")
         # Blocks are optimised together: one by one would take quadratic time.
@@ -286,7 +301,7 @@ class Overlapping(Comparison):
         """Return one task per few whole maps, each with the data of the grids and the index of its first map."""
         arrays = [_as_dask(field.data) for field in fields]
         budget = max(BLOCK_VALUES // int(np.prod(self.common.parts_shape)), 1)
-        lead_chunks = _leading_sizes(arrays[1].chunks[:-2], budget)
+        lead_chunks = leading_sizes(arrays[1].chunks[:-2], budget)
         arrays = [array.rechunk((*lead_chunks, -1, -1), method="tasks") for array in arrays]
         shared, blocks = dask.delayed(grids, traverse=False), [array.to_delayed() for array in arrays]
         tasks = []
@@ -305,11 +320,36 @@ class Overlapping(Comparison):
         return location
 
 
+@dataclass(frozen=True, eq=False)
+class Crossing(Overlapping):
+    """Checks coarse cells one by one on grids that do not nest: fine values count by their area in the coarse cell.
+
+    Only for fields that were projected on these means; those of other methods have exact means over regions.
+    """
+
+    cells: SupermeshMean
+
+    @property
+    def cell_kind_and_count(self) -> tuple[str, int]:
+        """Name of the compared cells, and their number per map."""
+        return "cells", int(np.prod(self.cells.cell_measure.shape))
+
+    def find_errors(self, x: xr.DataArray, y: xr.DataArray, bounds: Bounds, signs: bool, extensive: bool) -> Findings:
+        """Return the findings of all blocks."""
+        visible = None if self.common.hidden is None else ~self.common.hidden
+        tasks = self._tasks(_compare_crossing, (x, y), (self.cells, visible), bounds, signs, extensive=extensive)
+        return _combine_findings(tasks)
+
+    def place(self, x: xr.DataArray, index: tuple[int, ...]) -> dict[str, Any]:
+        """Return the coordinates of a coarse cell."""
+        return cell_place(x, index)
+
+
 def _order_like(fine: xr.Dataset, fine_axes: Horizontal, coarse_axes: Horizontal) -> tuple[xr.Dataset, Horizontal]:
     """Order the axes of ``fine`` as those of the coarse grid, on its branch of longitude."""
     new_axes = []
     for dim, axis, coarse_axis in zip(
-        fine_axes.dims, _axes_of(fine_axes.grid), _axes_of(coarse_axes.grid), strict=True
+        fine_axes.dims, axes_of(fine_axes.grid), axes_of(coarse_axes.grid), strict=True
     ):
         if axis.ascending != coarse_axis.ascending:
             fine, axis = fine.isel({dim: slice(None, None, -1)}), axis.reverse()
@@ -331,7 +371,8 @@ def _order_like(fine: xr.Dataset, fine_axes: Horizontal, coarse_axes: Horizontal
     return fine, replace(fine_axes, grid=fine_axes.grid.with_axes(*new_axes))
 
 
-def _axes_of(grid: RectilinearGrid | CurvilinearGrid) -> tuple[CellAxis, CellAxis]:
+def axes_of(grid: RectilinearGrid | CurvilinearGrid) -> tuple[CellAxis, CellAxis]:
+    """Return the axes of a grid, rows first."""
     return grid.y, grid.x
 
 
@@ -387,6 +428,42 @@ def _compare_regions(
     return check_regions(coarse, fine, common, origin, bounds, **options), infinite, sign_counts
 
 
+def _compare_crossing(
+    coarse: np.ndarray, fine: np.ndarray, grids: tuple[SupermeshMean, np.ndarray | None], origin: tuple[int, ...],
+    bounds: Bounds, signs: bool, extensive: bool,
+) -> Findings:  # fmt: skip
+    """Return the conservation errors of the coarse cells of whole maps."""
+    sign_counts = Signs.of(coarse, fine) if signs else Signs()
+    cells, visible = grids
+    x, y = coarse.astype(np.float64), fine.astype(np.float64)
+    whole = cells.integral(np.ones(y.shape[-2:]) if visible is None else visible)
+    x[..., whole == 0] = np.nan
+    means, sizes = np.empty(x.shape), np.empty(x.shape)
+    invented = beyond = gaps = 0
+    for index in np.ndindex(x.shape[:-2]):
+        covered = cells.adjoint(np.isfinite(x[index]).astype(np.float64))
+        valid = ~np.isnan(y[index]) & (covered > 0)
+        groups = cells.apply_mask(valid)
+        measure = groups.valid_measure
+        values = y[index] / np.where(covered > 0, covered, 1.0) if extensive else y[index]
+        if extensive:
+            x[index] /= np.where(measure > 0, measure, 1.0)
+        with np.errstate(invalid="ignore"):
+            mean = groups.mean(values)
+        # Infinite values of both signs sum to NaN: the error is infinite all the same.
+        mean[np.isnan(mean) & (measure > 0)] = np.inf
+        has_value = np.isfinite(x[index])
+        means[index], sizes[index] = (np.where(has_value, m, np.nan) for m in (mean, groups.mean(np.abs(values))))
+        gaps += int((has_value & (measure > 0) & (measure < (1 - SLACK) * whole)).sum())
+        invented += int((~np.isnan(y[index]) & (covered == 0)).sum())
+        beyond += count_outside(fine[index][valid], bounds)
+    single = Aggregation(np.ones(x.shape[-2]), np.ones(x.shape[-1]), 1, 1)
+    smallest = smallest_magnitude(coarse, fine)
+    partial = check_block(x, means, single, cells.cell_measure, origin, sizes=sizes, smallest=smallest)
+    partial = replace(partial, cells_invented=invented, values_out_of_bounds=beyond, cells_with_gaps=gaps)
+    return partial, InfiniteValues.of(coarse, origin), sign_counts
+
+
 def _combine_findings(tasks: list[Any]) -> Findings:
     """Compute all blocks and combine their findings."""
     partials, infinite, signs = zip(*compute(*tasks), strict=True)
@@ -397,7 +474,7 @@ def _as_dask(data: Any) -> da.Array:
     return data if isinstance(data, da.Array) else da.from_array(data, chunks=-1, name=False)
 
 
-def _block_sizes(fine: da.Array, factor_y: int, largest_size: int) -> tuple[tuple[Any, ...], tuple[int, ...]]:
+def block_sizes(fine: da.Array, factor_y: int, largest_size: int) -> tuple[tuple[Any, ...], tuple[int, ...]]:
     """Return chunk sizes of other dimensions and of coarse rows for blocks of at most ``largest_size`` values.
 
     Dimensions are split only as far as needed: Dask copies what it splits off.
@@ -409,10 +486,10 @@ def _block_sizes(fine: da.Array, factor_y: int, largest_size: int) -> tuple[tupl
         coarse_rows = fine.shape[-2] // factor_y
         per_block = max(min(largest_size // (columns * factor_y), coarse_rows), 1)
         rows = da.core.normalize_chunks(per_block, (coarse_rows,))[0]
-    return _leading_sizes(fine.chunks[:-2], max(largest_size // (columns * factor_y * max(rows)), 1)), rows
+    return leading_sizes(fine.chunks[:-2], max(largest_size // (columns * factor_y * max(rows)), 1)), rows
 
 
-def _leading_sizes(chunks: tuple[tuple[int, ...], ...], budget: int) -> tuple[Any, ...]:
+def leading_sizes(chunks: tuple[tuple[int, ...], ...], budget: int) -> tuple[Any, ...]:
     """Return chunk sizes of the other dimensions with at most ``budget`` maps per chunk."""
     lead_chunks: list[Any] = []
     for sizes in reversed(chunks):

@@ -104,8 +104,8 @@ def check_conservation(
         require_legal(key, value)
     comparison = compare_fields(coarse, fine, quantity, mask, na_thres)
     reports = {}
-    for name in _common_variables(comparison, data_vars):
-        variable_comparison = _unify_units(comparison, name)
+    for name in common_variables(comparison, data_vars):
+        variable_comparison = unify_units(comparison, name)
         _require_one_time(name, variable_comparison.coarse[name], variable_comparison.fine[name])
         variable_comparison, areas = _use_stored_areas(variable_comparison, name)
         variable_quantity = quantity.get(name) if isinstance(quantity, Mapping) else quantity
@@ -118,7 +118,7 @@ def check_conservation(
     return ConservationReport(reports)
 
 
-def _unify_units(comparison: Nested | Overlapping, name: str) -> Nested | Overlapping:
+def unify_units(comparison: Nested | Overlapping, name: str) -> Nested | Overlapping:
     """Return the comparison with both fields in the same units; raises InputError if these are not compatible.
 
     Between kelvin and degrees Celsius, kelvin is used: its values are stored with fewer digits.
@@ -143,12 +143,13 @@ def _unify_units(comparison: Nested | Overlapping, name: str) -> Nested | Overla
     if zero == 0 and one == 1:
         return comparison
     if zero < 0:
-        converted = comparison.coarse.assign({name: _convert_units(coarse, units[0], units[1])})
+        converted = comparison.coarse.assign({name: convert_units(coarse, units[0], units[1])})
         return replace(comparison, coarse=converted)
-    return replace(comparison, fine=comparison.fine.assign({name: _convert_units(fine, units[1], units[0])}))
+    return replace(comparison, fine=comparison.fine.assign({name: convert_units(fine, units[1], units[0])}))
 
 
-def _convert_units(field: xr.DataArray, old: str, new: str) -> xr.DataArray:
+def convert_units(field: xr.DataArray, old: str, new: str) -> xr.DataArray:
+    """Return a field in float64, converted from units to other units that fit."""
     zero, one = (convert(value, old, new) for value in (0.0, 1.0))
     values = field.astype("f8") * (one - zero) + zero  # type: ignore[operator]
     return values.assign_attrs({**field.attrs, "units": new, "stored": field.attrs.get("stored", field.dtype)})
@@ -207,7 +208,7 @@ def _size(obj: XarrayObject) -> tuple[int, int]:
     return int(np.prod(axes.grid.shape)), values
 
 
-def _common_variables(comparison: Comparison, data_vars: Any = None) -> list[str]:
+def common_variables(comparison: Comparison, data_vars: Any = None) -> list[str]:
     """Return the fields with means that both have, or the selected ones; raises InputError if none is common."""
     coarse, fine = comparison.coarse, comparison.fine
     fine_names = set(horizontal_variables(fine, comparison.fine_axes))
@@ -240,7 +241,7 @@ def _variable_report(
     settings: Mapping[str, Any],
 ) -> VariableReport:  # fmt: skip
     coarse, fine = comparison.coarse[name], comparison.fine[name]
-    x, y = _align_fields(comparison, name)
+    x, y = align_fields(comparison, name)
     limits = variable_bounds(coarse, name, bounds)
     sign_unknown = limits[0] is None and is_sign_unknown(coarse, name, bounds)
     total, infinite, signs = comparison.find_errors(x, y, limits, sign_unknown, extensive)
@@ -267,7 +268,7 @@ def _variable_report(
     return replace(report, negative_values=signs.new_negatives)
 
 
-def _align_fields(comparison: Comparison, name: str) -> tuple[xr.DataArray, xr.DataArray]:
+def align_fields(comparison: Comparison, name: str) -> tuple[xr.DataArray, xr.DataArray]:
     """Return both fields with the same other dimensions in the same order, horizontal dimensions last."""
     coarse, fine, horizontal_dims = comparison.coarse[name], comparison.fine[name], comparison.fine_axes.dims
     extra = [d for d in fine.dims if d not in horizontal_dims and d not in coarse.dims]
@@ -412,10 +413,10 @@ def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) ->
     comparison = compare_fields(coarse, fine, mask=mask)
     if not isinstance(comparison, Nested):
         raise GridError("expected fine cells that are parts of coarse ones, received grids that do not nest; use check")
-    names = _common_variables(comparison)
+    names = common_variables(comparison)
     arrays: dict[str, xr.DataArray] = {}
     for name in names:
-        variable_comparison = _unify_units(comparison, name)
+        variable_comparison = unify_units(comparison, name)
         assert isinstance(variable_comparison, Nested)
         arrays |= _cell_errors(variable_comparison, name)
     errors, fields = xr.Dataset(arrays), select(comparison.coarse, names)
@@ -426,7 +427,7 @@ def cell_error(coarse: XarrayObject, fine: XarrayObject, *, mask: Any = None) ->
 
 def _cell_errors(comparison: Nested, name: str) -> dict[str, xr.DataArray]:
     """Return the absolute and relative errors of one variable."""
-    x, y = _align_fields(comparison, name)
+    x, y = align_fields(comparison, name)
     coarse = np.where(comparison.hidden | np.isinf(x.values), np.nan, np.asarray(x.values, np.float64))
     # If means along time were taken, magnitudes are those of the averaged values.
     sizes = None if comparison.sizes is None else comparison.sizes[name].transpose(*y.dims)

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from downscale.errors import OptionError, spell, spelling
-from downscale.request import ARGUMENTS, DECONVOLUTION, QUANTITIES, Argument, require_legal
+from downscale.request import ARGUMENTS, CONSERVE, DECONVOLUTION, QUANTITIES, Argument, require_legal
 
 ATTRIBUTE = re.compile(r"[A-Za-z_][\w.@+-]*")
-FLAGS = {name: f"--{name.replace('_', '-')}" for name in (*ARGUMENTS, *DECONVOLUTION, "chunks", "law")}
+FLAGS = {name: f"--{name.replace('_', '-')}" for name in (*ARGUMENTS, *DECONVOLUTION, *CONSERVE, "chunks", "law")}
 FLAGS |= {"target_grid": "--target", "data_vars": "--vars", "attrs": "--attr"}
 
 

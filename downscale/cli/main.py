@@ -30,7 +30,7 @@ from downscale.cli.arguments import (
 )
 from downscale.errors import ConservationError, DownscaleError, one_line, pluralise, printable
 from downscale.process.interrupts import NOTHING_LEFT, Stopped, raise_on_signals, status_of
-from downscale.request import DECONVOLUTION
+from downscale.request import CONSERVE, DECONVOLUTION
 
 # Exit status of the argument parser for Ctrl-C.
 INTERRUPTED = 130
@@ -109,6 +109,7 @@ OUTPUT = {
         Annotated[list[str] | None, typer.Option("--attr", help="Global attribute NAME=VALUE; repeatable.")], None,
     ),
 }  # fmt: skip
+PROJECTION = ("bounds", "mask", "data_vars", "quantity", "tolerance", "device")
 CHECK = ("tolerance", "data_vars", "mask", "na_thres", "footprint", "quantity", "bounds")
 SOURCE = ("factor", "target_grid", "method")
 
@@ -273,6 +274,43 @@ def check(
     say(json.dumps(report.to_dict(), indent=2, default=str) if as_json else repr(report))
     if not report.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+@with_options(**options_of(tuple(CONSERVE), CONSERVE), **options_of(PROJECTION), **OUTPUT)
+def conserve(
+    fine: Annotated[str, typer.Argument(metavar="FINE.nc", help="The fine file, from any source.")],
+    coarse: Annotated[str, typer.Argument(metavar="COARSE.nc", help="The coarse file, or a quoted pattern.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT.nc", help="Fine file to write (or store, OUT.zarr).")],
+    complevel: Annotated[int | None, typer.Option(help="Deflate level, by default that of the fine file.")] = None,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    **values: Any,
+) -> None:
+    """Give a fine file the cell means of a coarse file and check conservation as written."""
+    arguments = parse_options(values, PROJECTION)
+    from downscale.io.write import Storage
+
+    storage = Storage(
+        packing=parse_packing(values["packing"]), profile=values["profile"], attrs=parse_attrs(values["attrs"])
+    )
+    chunks = parse_chunks(values["chunks"])
+    _require_input(fine, coarse)
+    from downscale.process.computing import use_threads_by_default
+    from downscale.runs.conserve import conserve_file, lines_of
+
+    with use_threads_by_default():
+        result = conserve_file(
+            fine, coarse, output, values["constraint"], chunks=chunks, storage=storage, complevel=complevel,
+            overwrite=overwrite, dry_run=dry_run, **arguments,
+        )  # fmt: skip
+    if as_json and result.report is not None:
+        facts = {"plan": str(result.plan), **result.report.to_dict(), "file": str(output)}
+        say(json.dumps(facts, indent=2, default=str))
+        return
+    for line in lines_of(result, output, overwrite):
+        say(line)
 
 
 @app.command()

@@ -294,6 +294,14 @@ class SupermeshMean:
         cell_measure = np.multiply.outer(y.target.measure, x.target.measure)
         return cls(_target_measures(y, rows), _target_measures(x, columns), cell_measure)
 
+    @classmethod
+    def across(cls, y: Subcells, x: Subcells) -> SupermeshMean:
+        """Return means of fine cells over the coarse cells that they cross, from the parts that both grids cut.
+
+        A fine value counts in each coarse cell by the area inside: the operator A of grids that do not nest.
+        """
+        return cls(_overlaps(y), _overlaps(x), np.multiply.outer(y.coarse.measure, x.coarse.measure))
+
     def apply_mask(self, mask: NDArray[np.bool_] | None) -> SupermeshMean:
         """Return the operator over valid subcells only; None returns the operator itself."""
         return self if mask is None else replace(self, mask=mask)
@@ -303,7 +311,7 @@ class SupermeshMean:
         """Measures of the valid subcells of target cells."""
         if self.mask is None:
             return np.multiply.outer(self.y.sum(axis=1), self.x.sum(axis=1))
-        return self._total(self.mask.astype(np.float64))
+        return self.integral(self.mask.astype(np.float64))
 
     def mean(self, field: NDArray[Any], na_thres: float = 1.0) -> NDArray[np.float64]:
         """Return means over the valid subcells of target cells, NaN if none is valid; masked values are ignored.
@@ -311,7 +319,8 @@ class SupermeshMean:
         ``na_thres`` is the maximum missing fraction of a target cell that still gets a value, 0 to 1; area outside the
         coarse domain is missing. 1 requires any valid subcell, 0 all of them (as in xESMF).
         """
-        total, valid = self._total(field if self.mask is None else np.where(self.mask, field, 0.0)), self.valid_measure
+        total = self.integral(field if self.mask is None else np.where(self.mask, field, 0.0))
+        valid = self.valid_measure
         has_value = (valid > 0) & (1 - valid / self.cell_measure <= na_thres + SLACK)
         return np.divide(total, valid, out=np.full(total.shape, np.nan), where=has_value)
 
@@ -328,10 +337,14 @@ class SupermeshMean:
             field = largest.swapaxes(-1, -2)
         return field
 
-    def _total(self, field: NDArray[Any]) -> NDArray[np.float64]:
+    def integral(self, field: NDArray[Any]) -> NDArray[np.float64]:
         """Return integrals over target cells: (..., rows, columns) -> (..., n_target_y, n_target_x)."""
         maps = [(self.x @ (self.y @ one).T).T for one in field.reshape(-1, *field.shape[-2:])]
         return np.reshape(maps, (*field.shape[:-2], *self.cell_measure.shape))
+
+    def adjoint(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the transpose of ``integral`` for one map: (n_target_y, n_target_x) -> (rows, columns)."""
+        return np.asarray((self.x.T @ (self.y.T @ values).T).T)
 
 
 def _target_measures(subcells: Subcells, cells: NDArray[np.int64] | None) -> csr_array:
@@ -341,3 +354,10 @@ def _target_measures(subcells: Subcells, cells: NDArray[np.int64] | None) -> csr
     owner, measure = subcells.owner[index], subcells.measure[index]
     part = np.flatnonzero(owner >= 0)
     return csr_array((measure[part], (owner[part], part)), (subcells.target.size, index.size))
+
+
+def _overlaps(parts: Subcells) -> csr_array:
+    """Return the common measures of coarse and target cells, shape (n_coarse, n_target)."""
+    inside = np.flatnonzero(parts.owner >= 0)
+    shape = parts.coarse.size, parts.target.size
+    return csr_array((parts.measure[inside], (inside // parts.count, parts.owner[inside])), shape)

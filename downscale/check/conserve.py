@@ -1,0 +1,340 @@
+"""Projection of fine fields from any source onto the cell means of a coarse field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from downscale.api import reorder
+from downscale.cf.attributes import AREA
+from downscale.cf.coordinates import new_coordinates, read_areas
+from downscale.cf.horizontal import Horizontal, XarrayObject, as_array, as_dataset, horizontal, warn_of_plane
+from downscale.cf.quantities import quantity_of
+from downscale.check.comparison import (
+    BLOCK_VALUES,
+    PROJECTED,
+    Nested,
+    Overlapping,
+    axes_of,
+    block_sizes,
+    compare_fields,
+    leading_sizes,
+)
+from downscale.check.conservation import unify_units, convert_units, align_fields, common_variables
+from downscale.conservation.measures import default_tolerance
+from downscale.engine.apply import apply
+from downscale.engine.job import Job
+from downscale.errors import GridError, InputError, OptionError, spell
+from downscale.fields.aggregate import SupermeshMean
+from downscale.grid.axis import FULL_CIRCLE, CellAxis
+from downscale.grid.latlon import RectilinearGrid
+from downscale.grid.subcells import Subcells
+from downscale.io.paths import SOURCES, sources_of
+from downscale.methods.proposal import CrossingWork, Proposal, accompanied, cell_sums
+from downscale.request import ARGUMENTS, CONSERVE, Request, require_legal, takes
+from downscale.steps.history import add_history
+from downscale.steps.jobs import job_settings, result_type
+
+# Arguments besides the constraint, with the declarations of a request.
+OPTIONS = ("bounds", "mask", "data_vars", "quantity", "tolerance", "check", "keep_attrs", "device")
+
+
+@dataclass(frozen=True, eq=False)
+class Projected:
+    """One variable to project: both fields with equal dimensions, in the units of the fine one, and the job."""
+
+    coarse: xr.DataArray
+    fine: xr.DataArray
+    job: Job
+    constraint: str
+    extensive: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectionPlan:
+    """The grids and variables of a projection, known before any data are read."""
+
+    ds: xr.Dataset
+    comparison: Nested | Overlapping
+    fields: Mapping[str, Projected]
+    names: Mapping[str, str] = field(default_factory=dict)  # names in the fine Dataset, where they differ
+
+    @property
+    def words(self) -> str:
+        """The settings in one line, for the history."""
+        parts = []
+        for name, item in self.fields.items():
+            low, high = ("" if bound is None else f"{bound:g}" for bound in item.job.bounds)
+            parts.append(f"{self.names.get(name, name)} {item.constraint}" + (f" {low}:{high}" if low + high else ""))
+        return f"{PROJECTED} cell means, {self.grids}, constraint: {', '.join(parts)}"
+
+    @property
+    def grids(self) -> str:
+        """The relation of the grids in words."""
+        sizes = " and ".join("{} x {}".format(*at.grid.shape) for at in (self.comparison.fine_axes,
+                                                                        self.comparison.coarse_axes))  # fmt: skip
+        if isinstance(self.comparison, Nested):
+            factors = self.comparison.cells.factor_y, self.comparison.cells.factor_x
+            return "{} cells, nested {} x {}".format(sizes, *factors)
+        return f"{sizes} cells that cross, so that maps are not split"
+
+    def __str__(self) -> str:
+        return self.words
+
+
+@takes({**CONSERVE, **{name: ARGUMENTS[name] for name in OPTIONS}})
+def conserve(fine: XarrayObject, coarse: XarrayObject, constraint: str = "auto", **options: Any) -> XarrayObject:
+    """Return a fine field from any source with the cell means of a coarse field: the nearest field that has them.
+
+    Variables, times and layers are matched as by :func:`downscale.check_conservation`; units are converted.
+
+    Parameters
+    ----------
+    fine, coarse : Dataset or DataArray
+        The fine field (of a network, another regridder, a regional model, ...) and the coarse field, on grids of the
+        same kind. The order of latitudes and the branch of longitudes may differ. Never modified.
+    {arguments}
+
+    Returns
+    -------
+    Dataset or DataArray
+        Same type, cells, data type and attributes as ``fine``, lazy if a field is, with bounds and cell areas. Fine
+        cells without a coarse value become missing. Coarse cells without a fine value cannot be conserved: the check
+        reports them as lost. Other variables are not changed.
+
+    Raises
+    ------
+    GridError, ShapeError, InputError
+        If grids, times or units do not fit, or no variable is common to both.
+    OptionError
+        If an option is not legal.
+    BoundsError
+        If a coarse value is outside bounds that you set, when it is computed.
+    ConservationError
+        If cell conservation fails in a block, when it is computed.
+
+    Notes
+    -----
+    Cell conservation: the mean over the valid part of each coarse cell equals its value. If grids nest, chunks may
+    split maps; the result has the same bits for any chunks. If they do not, a fine value counts in each coarse mean by
+    its area inside, and the result is the weighted least-squares projection
+    ``y = z + W^-1 A' (A W^-1 A')^-1 (x - A z)``.
+
+    Examples
+    --------
+    >>> import downscale
+    >>> coarse = downscale.sample.open("north_america").isel(time=[0])
+    >>> cells = coarse.downscale(4)
+    >>> fine = coarse[["tas"]].interp(lat=cells.lat, lon=cells.lon, kwargs={"fill_value": "extrapolate"})
+    >>> downscale.check_conservation(coarse, fine).passed
+    False
+    >>> downscale.check_conservation(coarse, downscale.conserve(fine, coarse)).passed
+    True
+    """
+    plan = plan_projection(fine, coarse, constraint, **options)
+    keep = options.get("keep_attrs")
+    projected = project(plan, Request(keep_attrs=keep).setting("keep_attrs"))
+    if isinstance(fine, xr.Dataset):
+        return projected
+    name = as_dataset(fine)[1]
+    assert name is not None
+    return as_array(projected, name, fine)
+
+
+def plan_projection(
+    fine: XarrayObject, coarse: XarrayObject, constraint: str = "auto", **options: Any
+) -> ProjectionPlan:
+    """Return the plan of :func:`conserve` without reading data; refuses invalid requests."""
+    require_legal("constraint", constraint, CONSERVE["constraint"].expects)
+    request = Request(method="conservative", **options)
+    ds, own_name = as_dataset(fine)
+    comparison = compare_fields(coarse, fine, request.quantity, request.mask)
+    warn_of_plane(comparison.fine_axes)
+    if comparison.sizes is not None:
+        dims = [str(d) for d in comparison.coarse.dims if d in ds.dims and ds.sizes[d] != comparison.coarse.sizes[d]]
+        dim = next(d for d in dims if d not in comparison.coarse_axes.dims)
+        raise GridError(
+            f"expected {comparison.coarse.sizes[dim]} values of {dim!r} in the fine field, as in the coarse one, "
+            f"received {ds.sizes[dim]}; refine the coarse field along {dim!r} first"
+        )
+    _require_finer(comparison)
+    cells = None
+    if isinstance(comparison, Overlapping):
+        pairs = zip(axes_of(comparison.coarse_axes.grid), axes_of(comparison.fine_axes.grid), strict=True)
+        cells = SupermeshMean.across(*(Subcells.between(*pair) for pair in pairs))
+    fields = {}
+    for name in common_variables(comparison, request.data_vars):
+        fields[name] = _projected(comparison, name, constraint, request, cells)
+    names = {} if own_name is None or own_name in fields else {next(iter(fields)): own_name}
+    return ProjectionPlan(ds, comparison, fields, names)
+
+
+def _require_finer(comparison: Nested | Overlapping) -> None:
+    """Refuse objects in the wrong order: more coarse cells than fine ones leave no field to project."""
+    fine, coarse = comparison.fine_axes.grid.shape, comparison.coarse_axes.grid.shape
+    if fine[0] < coarse[0] or fine[1] < coarse[1]:
+        raise GridError(
+            "expected a fine field with at least as many rows and columns as the coarse one, received "
+            f"{fine[0]} x {fine[1]} and {coarse[0]} x {coarse[1]} cells; pass the fine field first"
+        )
+
+
+def _projected(
+    comparison: Nested | Overlapping, name: str, constraint: str, request: Request, cells: SupermeshMean | None
+) -> Projected:
+    """Return the fields of one variable and the job that projects them."""
+    unify_units(comparison, name)
+    x, y = align_fields(comparison, name)
+    units = [str(one.attrs.get("units") or "").strip() for one in (x, y)]
+    if all(units) and units[0] != units[1]:
+        try:
+            x = convert_units(x, units[0], units[1])
+        except (TypeError, InputError):  # units that cannot be compared, with a warning
+            x = x.assign_attrs(units=units[1])
+    extensive = (request.quantity_for(name) or quantity_of(comparison.coarse[name])) == "extensive"
+    dtype = result_type(y.dtype)
+    settings = {**job_settings(x, name, request, extensive), "dtype": dtype}
+    if request.tolerance is None and request.setting("tolerance") is None:
+        settings["tolerance"] = default_tolerance(dtype)
+    constraint = _pick_constraint(name, constraint, settings["bounds"], request.bounds)
+    bounds = {"additive": (None, None), "multiplicative": (0.0, None)}.get(constraint, settings["bounds"])
+    settings |= {"bounds": bounds, "tell_negative": settings["tell_negative"] and constraint == "additive"}
+    grids: dict[str, Any] = {"coarse": comparison.coarse_axes.grid, "fine": comparison.fine_axes.grid}
+    if isinstance(comparison, Nested):
+        aggregation = comparison.cells
+        factor = aggregation.factor_y, aggregation.factor_x
+        upsampler = Proposal(factor, aggregation, constraint == "multiplicative")
+        if extensive:
+            # Projected as densities, which are rounded only once, as sums.
+            settings |= {"extensive": False, "dtype": np.dtype("f8")}
+        job = Job(upscaler=upsampler, cells=aggregation, **grids, **settings)
+    else:
+        job = Job(upscaler=None, cells=cells, **grids, **settings)  # type: ignore[arg-type]
+    return Projected(x, y, job, constraint, extensive)
+
+
+def _pick_constraint(name: str, constraint: str, bounds: tuple[Any, Any], requested: Any) -> str:
+    """Return the constraint of a variable: bounded if it has bounds, additive if not, unless one is requested."""
+    is_set = not (requested is None or requested == "auto" or isinstance(requested, Mapping))
+    if constraint == "auto":
+        return "additive" if bounds == (None, None) else "bounded"
+    if constraint == "bounded" and bounds == (None, None):
+        raise OptionError(
+            f"{name}: expected {spell('bounds')} with {spell('constraint', 'bounded')}, received none; pass a lower "
+            "or an upper bound"
+        )
+    if constraint != "bounded" and is_set:
+        raise OptionError(
+            f"expected {spell('constraint', 'bounded')} with {spell('bounds')}, received {constraint!r}; drop one"
+        )
+    return constraint
+
+
+def project(plan: ProjectionPlan, keep_attrs: bool = True) -> xr.Dataset:
+    """Return the fine Dataset of a plan with its fields projected, lazy if they are."""
+    comparison, ds = plan.comparison, plan.ds
+    compute = _nested if isinstance(comparison, Nested) else _crossing
+    arrays = {}
+    for key, item in plan.fields.items():
+        name = plan.names.get(key, key)
+        values = item.fine.copy(data=compute(comparison, item))
+        for dim in comparison.fine_axes.dims:
+            values = _in_order_of(values, ds, dim)
+        variable = values.variable.transpose(*ds[name].dims)
+        variable.attrs = dict(ds[name].attrs) if keep_attrs else {}
+        variable.encoding = {k: v for k, v in ds[name].encoding.items() if k in ("grid_mapping", "coordinates")}
+        variable.encoding[SOURCES] = (*sources_of(ds), *sources_of(comparison.coarse))
+        arrays[name] = variable
+    projected = _with_cells(ds.assign(arrays), comparison, list(arrays))
+    projected.encoding = dict(ds.encoding)
+    return add_history(projected, plan.words)
+
+
+def _nested(comparison: Nested, item: Projected) -> Any:
+    """Return the projected values on nested grids, through the engine."""
+    cells, grid = comparison.cells, comparison.fine_axes.grid
+    factor = cells.factor_y, cells.factor_x
+    x, z = item.coarse.data, item.fine.data.astype(result_type(item.fine.dtype))
+    if isinstance(x, da.Array) or isinstance(z, da.Array):
+        x, z = (data if isinstance(data, da.Array) else da.from_array(data, chunks=-1, name=False) for data in (x, z))
+        lead, rows = block_sizes(z, factor[0], BLOCK_VALUES)
+        z = z.rechunk((*lead, tuple(n * factor[0] for n in rows), -1), method="tasks")
+        x = x.rechunk((*lead, rows, -1), method="tasks")
+    xp = da if isinstance(z, da.Array) else np
+    area = grid.cell_area if item.extensive else None
+    if area is not None:
+        valid = xp.isfinite(z) if comparison.valid is None else xp.isfinite(z) & comparison.valid
+        total = cell_sums(xp.where(valid, area, 0.0), factor)
+        x, z = x / xp.where(total > 0, total, 1.0), z / area
+    statics = {} if comparison.valid is None else {"mask": comparison.valid.astype(np.float64)}
+    projected = apply(item.job, accompanied(x, z, factor), statics)
+    return projected if area is None else (projected * area).astype(result_type(item.fine.dtype))
+
+
+def _crossing(comparison: Overlapping, item: Projected) -> Any:
+    """Return the projected values on grids that do not nest, map by map."""
+    hidden = comparison.common.hidden
+    mask = None if hidden is None else ~hidden
+    work = CrossingWork(item.job, item.job.cells, mask, item.constraint == "multiplicative")  # type: ignore[arg-type]
+    x, z = item.coarse.data, item.fine.data.astype(item.job.dtype)
+    if not isinstance(x, da.Array) and not isinstance(z, da.Array):
+        return work(z, np.asarray(x))
+    x, z = (data if isinstance(data, da.Array) else da.from_array(data, chunks=-1, name=False) for data in (x, z))
+    maps = max(BLOCK_VALUES // int(np.prod(z.shape[-2:])), 1)
+    lead = leading_sizes(z.chunks[:-2], maps)
+    x, z = (data.rechunk((*lead, -1, -1), method="tasks") for data in (x, z))
+    return da.map_blocks(
+        work, z, x, chunks=z.chunks, dtype=item.job.dtype, meta=np.empty((0,) * z.ndim, item.job.dtype)
+    )
+
+
+def _in_order_of(values: xr.DataArray, ds: xr.Dataset, dim: str) -> xr.DataArray:
+    """Return values in the order of an axis of the fine Dataset, which a comparison may reverse or roll."""
+    if dim not in values.coords or dim not in ds.coords:
+        return values
+    order = pd.Index(values[dim].values).get_indexer(ds[dim].values)
+    return values if (order == np.arange(order.size)).all() else reorder(values, dim, order)
+
+
+def _with_cells(ds: xr.Dataset, comparison: Nested | Overlapping, names: list[str]) -> xr.Dataset:
+    """Return a Dataset with bounds and areas of its cells, those of the comparison where it has none."""
+    where = _own_axes(ds, comparison)
+    areas = read_areas(ds, where, names[0], "fine file")
+    created = new_coordinates(ds, where, where.grid)
+    if areas is not None:
+        created.pop(AREA)
+    for name, variable in created.items():
+        if name in ds.variables and "bounds" in variable.attrs and "bounds" not in ds[name].encoding:
+            ds[name].attrs.setdefault("bounds", variable.attrs["bounds"])
+    ds = ds.assign_coords({name: variable for name, variable in created.items() if name not in ds.variables})
+    for name in names if areas is None else ():
+        ds[name].attrs["cell_measures"] = f"area: {AREA}"
+    return ds
+
+
+def _own_axes(ds: xr.Dataset, comparison: Nested | Overlapping) -> Horizontal:
+    """Return the axes of the fine Dataset in its own order, with the cells of the comparison."""
+    where, grid = horizontal(ds, guess=True), comparison.fine_axes.grid
+    where = replace(where, mapping=comparison.fine_axes.mapping)
+    if not isinstance(grid, RectilinearGrid) or not isinstance(where.grid, RectilinearGrid):
+        return replace(where, grid=grid)
+    axes = []
+    for name, axis, own in zip(where.dims, axes_of(grid), axes_of(where.grid), strict=True):
+        if name not in ds.coords or name not in comparison.fine.coords:
+            axes.append(axis)
+            continue
+        order = pd.Index(comparison.fine[name].values).get_indexer(ds[name].values)
+        first, last = axis.edges[order], axis.edges[order + 1]
+        if own.ascending != axis.ascending:
+            first, last = last, first
+        if axis.kind == "longitude":
+            turns = FULL_CIRCLE * np.round((own.centres - 0.5 * (first + last)) / FULL_CIRCLE)
+            first, last = first + turns, last + turns
+        axes.append(CellAxis(np.append(first, last[-1]), axis.kind, axis.closed))
+    return replace(where, grid=grid.with_axes(*axes))
