@@ -9,8 +9,9 @@ Run from the root of the repository, with the package installed:
     python benchmarks/peers.py [--data DIR] [--steps 12] [--markdown]
 
 A peer that is not installed, or fails, has an empty column and its reason below the table: CDO is the Debian package
-cdo, xarray-regrid is on PyPI, and xESMF needs ESMF's esmpy (conda-forge). DOWNSCALE_TEST_DATA also sets the data
-folder; the default is ../shared/data next to the repository. Exit status 2 if it is absent.
+cdo, xarray-regrid and yac are on PyPI (DOWNSCALE_YAC_PYTHON names the Python that has yac), and xESMF needs ESMF's
+esmpy (conda-forge). DOWNSCALE_TEST_DATA also sets the data folder; the default is ../shared/data next to the
+repository. Exit status 2 if it is absent.
 """
 
 from __future__ import annotations
@@ -205,6 +206,28 @@ def xarray_regrid(source: xr.Dataset, target: xr.Dataset) -> Floats:
     return np.asarray(made["field"].transpose("map", "lat", "lon").values)
 
 
+def yac(source: xr.Dataset, target: xr.Dataset) -> Floats:
+    """Run second-order conservative remapping of YAC in a process of its own, which MPI may abort."""
+    python = os.environ.get("DOWNSCALE_YAC_PYTHON", sys.executable)
+    if subprocess.run([python, "-c", "import yac"], capture_output=True).returncode:
+        raise MissingPeerError("not installed (pip install yac, or DOWNSCALE_YAC_PYTHON=a Python that has it)")
+    with tempfile.TemporaryDirectory() as name:
+        given, made = (Path(name) / file for file in ("in.nc", "out.nc"))
+        edges = {key: (key, _edges(target[f"{axis}_bnds"].values)) for key, axis in
+                 (("rows", "lat"), ("columns", "lon"))}  # fmt: skip
+        source.assign(edges).to_netcdf(given)
+        script = str(Path(__file__).with_name("others.py"))
+        done = subprocess.run([python, script, "yac", str(given), str(made)], capture_output=True, text=True)
+        if done.returncode:
+            raise MissingPeerError(f"failed: {(done.stderr.strip().splitlines() or ['without a message'])[-1]}")
+        with xr.open_dataset(made) as ds:
+            return np.asarray(ds["field"].values)
+
+
+def _edges(pairs: Floats) -> Floats:
+    return np.append(pairs[:, 0], pairs[-1, 1])
+
+
 def xesmf(source: xr.Dataset, target: xr.Dataset) -> Floats:
     """Run xESMF with weights of the covered part, and missing values left out."""
     try:
@@ -219,6 +242,7 @@ MAKERS: dict[str, Maker] = {
     "cdo remapcon": cdo,
     "xarray-regrid": xarray_regrid,
     "xESMF": xesmf,
+    "YAC, 2nd order": yac,
     "ours, conservative": ours("conservative"),
     "ours, sobolev": ours("sobolev"),
 }
@@ -368,7 +392,7 @@ def main() -> int:
         print(f"no real fields at {chosen.data}: name their folder by --data", file=sys.stderr)
         return 2
     print(table(run(chosen.data, chosen.steps), chosen.markdown))
-    print("\nTimes are the shortest of three, weights included; that of CDO includes its process and its files.")
+    print("\nTimes are the shortest of three, weights included; those of CDO and YAC include their process and files.")
     return 0
 
 

@@ -29,6 +29,8 @@ LEAST_OVERLAP = 1e-9
 MOST_STEPS, MOST_HALVINGS, MOST_GRADIENTS, ACCURACY = 60, 40, 500, 1e-8
 # Fraction of the slope of a coarse cell below which it takes steps as if all of its fine cells were free.
 LEAST_SLOPE = 1e-3
+# Relative change of the diagonal that makes every system positive definite.
+SLIGHT = 1e-9
 # Errors, relative to magnitudes, from which a step that does not halve them is the last; and such steps above them.
 ROUNDING, MOST_WAIT = 1e-11, 12
 EPS = float(np.finfo(np.float64).eps)
@@ -174,6 +176,8 @@ class Problem:
                 if trial[2] <= merit - 1e-4 * part * gain + 1e-13 * abs(merit):
                     break
                 part /= 2
+            else:
+                break
             numbers = numbers + part * step
             y, slope, merit = trial
         return best
@@ -204,8 +208,8 @@ class Problem:
         share = np.where(self.valid, slope / self.weight, 0.0)
         diagonal = self._squares.integral(share)
         is_flat = diagonal <= floor * self._full_slope
-        ridge = np.where(self.imposed & is_flat, self._full_slope, np.where(self.imposed, 0.0, 1.0))
-        inverse = 1 / np.where(diagonal + ridge > 0, diagonal + ridge, 1.0)
+        ridge = np.where(is_flat, self._full_slope, SLIGHT * diagonal)
+        inverse = np.where(self.imposed, 1 / np.where(diagonal + ridge > 0, diagonal + ridge, 1.0), 0.0)
         step, rest = np.zeros(residual.shape), residual
         direction = inverse * rest
         product = float((rest * direction).sum())
@@ -214,7 +218,10 @@ class Problem:
             if product <= goal * ACCURACY:
                 break
             image = self.integral(share * self.cells.adjoint(direction)) + ridge * direction
-            length = product / float((direction * image).sum())
+            curvature = float((direction * image).sum())
+            if not 0 < curvature < np.inf:
+                break
+            length = product / curvature
             step, rest = step + length * direction, rest - length * image
             ahead = inverse * rest
             product, former = float((rest * ahead).sum()), product
