@@ -26,7 +26,7 @@ from downscale.check.comparison import (
     compare_fields,
     leading_sizes,
 )
-from downscale.check.conservation import unify_units, convert_units, align_fields, common_variables
+from downscale.check.conservation import align_fields, common_variables, convert_units, unify_units
 from downscale.conservation.measures import default_tolerance
 from downscale.engine.apply import apply
 from downscale.engine.job import Job
