@@ -365,3 +365,47 @@ def test_a_zarr_store(tmp_path):
     assert shown.status == 0, shown.err
     with xr.open_zarr(tmp_path / "out.zarr", decode_coords="all") as made:
         assert downscale.check_conservation(coarse, made).passed
+
+
+@pytest.mark.parametrize("constraint", ["additive", "multiplicative", "bounded"])
+@pytest.mark.parametrize("nested", [True, False], ids=["nested", "crossing"])
+def test_means_over_periods_of_several_fine_times(nested, constraint):
+    """Daily fine fields get the means of pentads, in space and time together."""
+    grid = region(5, 6)
+    daily = (field_on if constraint == "additive" else rain_on)(grid, 10, seed=4)
+    name = next(iter(daily.data_vars))
+    times = daily.time.values
+    bounds = [[times[i], times[i] + timedelta(days=1)] for i in range(10)]
+    daily = daily.assign_coords(time_bnds=(("time", "bnds"), np.array(bounds))).assign_coords(
+        time=daily.time.assign_attrs(bounds="time_bnds")
+    )
+    fine = proposal(daily, nested, grid)
+    pentads = daily[[name]].coarsen(time=5).mean(keep_attrs=True) * 1.1
+    pentads[name].attrs = daily[name].attrs
+    edges = np.array([[times[0], times[5]], [times[5], times[9] + timedelta(days=1)]])
+    pentads = pentads.assign_coords(
+        time=("time", times[[2, 7]], {"bounds": "time_bnds"}), time_bnds=(("time", "bnds"), edges),
+        lat_bnds=daily.lat_bnds, lon_bnds=daily.lon_bnds,
+    )  # fmt: skip
+    assert not downscale.check_conservation(pentads, fine).passed
+    made = downscale.conserve(fine, pentads, constraint)
+    assert made.sizes["time"] == 10
+    report = downscale.check_conservation(pentads, made)
+    assert report.passed, report
+    if constraint != "additive":
+        assert float(made[name].min()) >= 0
+    lazy = downscale.conserve(fine.chunk({"time": 3}), pentads, constraint)
+    assert same_bits(lazy[name], made[name])
+
+
+def test_fine_times_across_two_periods_are_refused():
+    grid = region(4, 4)
+    daily = field_on(grid, 6)
+    times = daily.time.values
+    edges = [times[0], times[2] + timedelta(hours=12), times[5] + timedelta(days=1)]
+    coarse = daily.isel(time=[1, 4]).assign_coords(
+        time=("time", times[[1, 4]], {"bounds": "time_bnds"}),
+        time_bnds=(("time", "bnds"), np.array([edges[:2], edges[1:]])),
+    )
+    with pytest.raises(GridError, match="within one coarse period each"):
+        downscale.conserve(proposal(daily, True, grid), coarse)

@@ -348,9 +348,7 @@ class Crossing(Overlapping):
 def _order_like(fine: xr.Dataset, fine_axes: Horizontal, coarse_axes: Horizontal) -> tuple[xr.Dataset, Horizontal]:
     """Order the axes of ``fine`` as those of the coarse grid, on its branch of longitude."""
     new_axes = []
-    for dim, axis, coarse_axis in zip(
-        fine_axes.dims, axes_of(fine_axes.grid), axes_of(coarse_axes.grid), strict=True
-    ):
+    for dim, axis, coarse_axis in zip(fine_axes.dims, axes_of(fine_axes.grid), axes_of(coarse_axes.grid), strict=True):
         if axis.ascending != coarse_axis.ascending:
             fine, axis = fine.isel({dim: slice(None, None, -1)}), axis.reverse()
         if axis.kind == coarse_axis.kind == "longitude":

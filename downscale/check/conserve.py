@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dask.array as da
@@ -27,10 +27,11 @@ from downscale.check.comparison import (
     leading_sizes,
 )
 from downscale.check.conservation import align_fields, common_variables, convert_units, unify_units
+from downscale.check.periods import Periods
 from downscale.conservation.measures import default_tolerance
 from downscale.engine.apply import apply
 from downscale.engine.job import Job
-from downscale.errors import GridError, InputError, OptionError, spell
+from downscale.errors import GridError, InputError, OptionError, listing, spell
 from downscale.fields.aggregate import SupermeshMean
 from downscale.grid.axis import FULL_CIRCLE, CellAxis
 from downscale.grid.latlon import RectilinearGrid
@@ -63,7 +64,7 @@ class ProjectionPlan:
     ds: xr.Dataset
     comparison: Nested | Overlapping
     fields: Mapping[str, Projected]
-    names: Mapping[str, str] = field(default_factory=dict)  # names in the fine Dataset, where they differ
+    periods: Periods | None = None  # if coarse values are means or sums over several fine times
 
     @property
     def words(self) -> str:
@@ -71,8 +72,9 @@ class ProjectionPlan:
         parts = []
         for name, item in self.fields.items():
             low, high = ("" if bound is None else f"{bound:g}" for bound in item.job.bounds)
-            parts.append(f"{self.names.get(name, name)} {item.constraint}" + (f" {low}:{high}" if low + high else ""))
-        return f"{PROJECTED} cell means, {self.grids}, constraint: {', '.join(parts)}"
+            parts.append(f"{name} {item.constraint}" + (f" {low}:{high}" if low + high else ""))
+        over = "" if self.periods is None else f", over periods of {self.periods.dim}"
+        return f"{PROJECTED} cell means, {self.grids}{over}, constraint: {', '.join(parts)}"
 
     @property
     def grids(self) -> str:
@@ -138,13 +140,8 @@ def conserve(fine: XarrayObject, coarse: XarrayObject, constraint: str = "auto",
     True
     """
     plan = plan_projection(fine, coarse, constraint, **options)
-    keep = options.get("keep_attrs")
-    projected = project(plan, Request(keep_attrs=keep).setting("keep_attrs"))
-    if isinstance(fine, xr.Dataset):
-        return projected
-    name = as_dataset(fine)[1]
-    assert name is not None
-    return as_array(projected, name, fine)
+    projected = project(plan, Request(keep_attrs=options.get("keep_attrs")).setting("keep_attrs"))
+    return projected if isinstance(fine, xr.Dataset) else as_array(projected, next(iter(plan.fields)), fine)
 
 
 def plan_projection(
@@ -153,26 +150,40 @@ def plan_projection(
     """Return the plan of :func:`conserve` without reading data; refuses invalid requests."""
     require_legal("constraint", constraint, CONSERVE["constraint"].expects)
     request = Request(method="conservative", **options)
-    ds, own_name = as_dataset(fine)
-    comparison = compare_fields(coarse, fine, request.quantity, request.mask)
+    ds, name = as_dataset(fine)
+    means, coarse_name = as_dataset(coarse)
+    if name is not None and coarse_name is not None:
+        # Two arrays are matched regardless of their names.
+        ds = ds.rename({name: coarse_name})
+    comparison = compare_fields(means, ds, request.quantity, request.mask)
     warn_of_plane(comparison.fine_axes)
-    if comparison.sizes is not None:
-        dims = [str(d) for d in comparison.coarse.dims if d in ds.dims and ds.sizes[d] != comparison.coarse.sizes[d]]
-        dim = next(d for d in dims if d not in comparison.coarse_axes.dims)
-        raise GridError(
-            f"expected {comparison.coarse.sizes[dim]} values of {dim!r} in the fine field, as in the coarse one, "
-            f"received {ds.sizes[dim]}; refine the coarse field along {dim!r} first"
-        )
     _require_finer(comparison)
+    fields = _fields(comparison, constraint, request)
+    if comparison.sizes is None:
+        return ProjectionPlan(ds, comparison, fields)
+    others = [str(dim) for dim in means.dims if dim in ds.dims and dim not in comparison.fine_axes.dims]
+    dims = [dim for dim in others if ds.sizes[dim] != means.sizes[dim]]
+    if len(dims) > 1:
+        raise GridError(
+            f"expected other numbers of values along one dimension only, received them along {listing(dims)}; average the "
+            "fine field along one"
+        )
+    # Values beyond the bounds could not be scaled back within them.
+    limits = {key: item.job.bounds for key, item in fields.items() if item.constraint == "bounded"}
+    ds = ds.assign({key: ds[key].clip(*bounds, keep_attrs=True) for key, bounds in limits.items()})
+    comparison = compare_fields(means, ds, request.quantity, request.mask)
+    periods = Periods.between(ds, means, dims[0], [key for key in fields if dims[0] in ds[key].dims])
+    return ProjectionPlan(ds, comparison, _fields(comparison, constraint, request), periods)
+
+
+def _fields(comparison: Nested | Overlapping, constraint: str, request: Request) -> dict[str, Projected]:
+    """Return the fields and jobs of all common variables."""
     cells = None
     if isinstance(comparison, Overlapping):
         pairs = zip(axes_of(comparison.coarse_axes.grid), axes_of(comparison.fine_axes.grid), strict=True)
         cells = SupermeshMean.across(*(Subcells.between(*pair) for pair in pairs))
-    fields = {}
-    for name in common_variables(comparison, request.data_vars):
-        fields[name] = _projected(comparison, name, constraint, request, cells)
-    names = {} if own_name is None or own_name in fields else {next(iter(fields)): own_name}
-    return ProjectionPlan(ds, comparison, fields, names)
+    names = common_variables(comparison, request.data_vars)
+    return {name: _projected(comparison, name, constraint, request, cells) for name in names}
 
 
 def _require_finer(comparison: Nested | Overlapping) -> None:
@@ -241,11 +252,12 @@ def project(plan: ProjectionPlan, keep_attrs: bool = True) -> xr.Dataset:
     comparison, ds = plan.comparison, plan.ds
     compute = _nested if isinstance(comparison, Nested) else _crossing
     arrays = {}
-    for key, item in plan.fields.items():
-        name = plan.names.get(key, key)
-        values = item.fine.copy(data=compute(comparison, item))
-        for dim in comparison.fine_axes.dims:
-            values = _in_order_of(values, ds, dim)
+    for name, item in plan.fields.items():
+        values = _reorder_like(item.fine.copy(data=compute(comparison, item)), ds, comparison.fine_axes.dims)
+        if plan.periods is not None and plan.periods.dim in ds[name].dims:
+            before = _reorder_like(item.fine, ds, comparison.fine_axes.dims)
+            bounds = item.job.bounds
+            values = plan.periods.spread(ds[name], before, values, name, item.constraint, bounds)
         variable = values.variable.transpose(*ds[name].dims)
         variable.attrs = dict(ds[name].attrs) if keep_attrs else {}
         variable.encoding = {k: v for k, v in ds[name].encoding.items() if k in ("grid_mapping", "coordinates")}
@@ -294,47 +306,50 @@ def _crossing(comparison: Overlapping, item: Projected) -> Any:
     )
 
 
-def _in_order_of(values: xr.DataArray, ds: xr.Dataset, dim: str) -> xr.DataArray:
-    """Return values in the order of an axis of the fine Dataset, which a comparison may reverse or roll."""
-    if dim not in values.coords or dim not in ds.coords:
-        return values
-    order = pd.Index(values[dim].values).get_indexer(ds[dim].values)
-    return values if (order == np.arange(order.size)).all() else reorder(values, dim, order)
+def _reorder_like(values: xr.DataArray, ds: xr.Dataset, dims: tuple[str, str]) -> xr.DataArray:
+    """Return values in the order of the axes of the fine Dataset, which a comparison may reverse or roll."""
+    for dim in dims:
+        if dim in values.coords and dim in ds.coords:
+            order = pd.Index(values[dim].values).get_indexer(ds[dim].values)
+            values = values if (order == np.arange(order.size)).all() else reorder(values, dim, order)
+    return values
 
 
 def _with_cells(ds: xr.Dataset, comparison: Nested | Overlapping, names: list[str]) -> xr.Dataset:
-    """Return a Dataset with bounds and areas of its cells, those of the comparison where it has none."""
-    where = _own_axes(ds, comparison)
-    areas = read_areas(ds, where, names[0], "fine file")
-    created = new_coordinates(ds, where, where.grid)
-    if areas is not None:
-        created.pop(AREA)
-    for name, variable in created.items():
+    """Return a Dataset with bounds and areas of its cells, those of the comparison if it has none."""
+    axes = _own_axes(ds, comparison)
+    has_areas = read_areas(ds, axes, names[0], "fine file") is not None
+    coordinates = new_coordinates(ds, axes, axes.grid)
+    for name, variable in coordinates.items():
         if name in ds.variables and "bounds" in variable.attrs and "bounds" not in ds[name].encoding:
             ds[name].attrs.setdefault("bounds", variable.attrs["bounds"])
-    ds = ds.assign_coords({name: variable for name, variable in created.items() if name not in ds.variables})
-    for name in names if areas is None else ():
+    known = {*ds.variables, *((AREA,) if has_areas else ())}
+    ds = ds.assign_coords({name: variable for name, variable in coordinates.items() if name not in known})
+    for name in () if has_areas else names:
         ds[name].attrs["cell_measures"] = f"area: {AREA}"
     return ds
 
 
 def _own_axes(ds: xr.Dataset, comparison: Nested | Overlapping) -> Horizontal:
     """Return the axes of the fine Dataset in its own order, with the cells of the comparison."""
-    where, grid = horizontal(ds, guess=True), comparison.fine_axes.grid
-    where = replace(where, mapping=comparison.fine_axes.mapping)
-    if not isinstance(grid, RectilinearGrid) or not isinstance(where.grid, RectilinearGrid):
-        return replace(where, grid=grid)
-    axes = []
-    for name, axis, own in zip(where.dims, axes_of(grid), axes_of(where.grid), strict=True):
-        if name not in ds.coords or name not in comparison.fine.coords:
-            axes.append(axis)
-            continue
-        order = pd.Index(comparison.fine[name].values).get_indexer(ds[name].values)
-        first, last = axis.edges[order], axis.edges[order + 1]
-        if own.ascending != axis.ascending:
-            first, last = last, first
-        if axis.kind == "longitude":
-            turns = FULL_CIRCLE * np.round((own.centres - 0.5 * (first + last)) / FULL_CIRCLE)
-            first, last = first + turns, last + turns
-        axes.append(CellAxis(np.append(first, last[-1]), axis.kind, axis.closed))
-    return replace(where, grid=grid.with_axes(*axes))
+    own, grid = horizontal(ds, guess=True), comparison.fine_axes.grid
+    own = replace(own, mapping=comparison.fine_axes.mapping)
+    if not isinstance(grid, RectilinearGrid) or not isinstance(own.grid, RectilinearGrid):
+        return replace(own, grid=grid)
+    pairs = zip(own.dims, axes_of(grid), axes_of(own.grid), strict=True)
+    y, x = (_in_own_order(dim, axis, own_axis, ds, comparison.fine) for dim, axis, own_axis in pairs)
+    return replace(own, grid=grid.with_axes(y, x))
+
+
+def _in_own_order(dim: str, axis: CellAxis, own: CellAxis, ds: xr.Dataset, compared: xr.Dataset) -> CellAxis:
+    """Return the cells of an axis of a comparison in the order of the fine Dataset, on its branch of longitude."""
+    if dim not in ds.coords or dim not in compared.coords:
+        return axis
+    order = pd.Index(compared[dim].values).get_indexer(ds[dim].values)
+    first, last = axis.edges[order], axis.edges[order + 1]
+    if own.ascending != axis.ascending:
+        first, last = last, first
+    if axis.kind == "longitude":
+        turns = FULL_CIRCLE * np.round((own.centres - 0.5 * (first + last)) / FULL_CIRCLE)
+        first, last = first + turns, last + turns
+    return CellAxis(np.append(first, last[-1]), axis.kind, axis.closed)

@@ -25,12 +25,11 @@ Bound = float | None
 Response = Callable[[Floats], tuple[Floats, Floats, Floats]]
 # Smaller overlaps than this fraction of a coarse cell are rounding of its edges.
 LEAST_OVERLAP = 1e-9
-# Steps of Newton's method, halvings of a step, steps of conjugate gradients, and their relative accuracy.
-MOST_STEPS, MOST_HALVINGS, MOST_GRADIENTS, ACCURACY = 60, 40, 500, 1e-8
-# Fraction of the slope of a coarse cell below which it takes steps as if all of its fine cells were free.
-LEAST_SLOPE = 1e-3
-# Relative change of the diagonal that makes every system positive definite.
-SLIGHT = 1e-9
+# Steps of Newton's method, the least part of one, steps of conjugate gradients, and their relative accuracy.
+MOST_STEPS, LEAST_PART, MOST_GRADIENTS, ACCURACY = 80, 1e-6, 500, 1e-8
+# Fraction of the slope of a coarse cell below which it takes steps as if all of its fine cells were free; and the least
+# relative damping of steps, which keeps every system positive definite.
+LEAST_SLOPE, LEAST_DAMPING = 1e-3, 1e-10
 # Errors, relative to magnitudes, from which a step that does not halve them is the last; and such steps above them.
 ROUNDING, MOST_WAIT = 1e-11, 12
 EPS = float(np.finfo(np.float64).eps)
@@ -159,7 +158,7 @@ class Problem:
         wanted = self.target - self.integral(z)
         numbers = np.zeros(self.x.shape) if start is None else start
         y, slope, merit = self._state(respond, wanted, numbers)
-        best, least, waited = y, np.inf, 0
+        best, least, waited, damping = y, np.inf, 0, LEAST_DAMPING
         for _ in range(MOST_STEPS):
             residual = self.target - self.integral(y)
             error = float((np.abs(residual) / scale).max())
@@ -168,18 +167,17 @@ class Problem:
                 best, least = y, error
             if error <= 2 * EPS or waited > (0 if least <= ROUNDING else MOST_WAIT):
                 break
-            step = self._step(slope, residual, floor)
+            step = self._step(slope, residual, floor, damping)
             gain, part = float((residual * step).sum()), 1.0
-            for _ in range(MOST_HALVINGS):
+            while part > LEAST_PART:
                 trial = self._state(respond, wanted, numbers + part * step)
                 # Rounding hides the gain of the last steps.
                 if trial[2] <= merit - 1e-4 * part * gain + 1e-13 * abs(merit):
+                    numbers, (y, slope, merit) = numbers + part * step, trial
                     break
                 part /= 2
-            else:
-                break
-            numbers = numbers + part * step
-            y, slope, merit = trial
+            # Long steps along which nothing is known are cut short: the next ones are damped.
+            damping = max(damping / 10, LEAST_DAMPING) if part == 1 else min(damping * 100, 1.0)
         return best
 
     def completed(self, y: Floats) -> Floats:
@@ -199,23 +197,19 @@ class Problem:
     def _squares(self) -> SupermeshMean:
         return SupermeshMean(self.cells.y.power(2), self.cells.x.power(2), self.cells.cell_measure)
 
-    @cached_property
-    def _full_slope(self) -> Floats:
-        return self._squares.integral(np.where(self.valid, 1 / self.weight, 0.0))
-
-    def _step(self, slope: Floats, residual: Floats, floor: float) -> Floats:
-        """Return the Newton step by conjugate gradients, preconditioned by the diagonal."""
+    def _step(self, slope: Floats, residual: Floats, floor: float, damping: float) -> Floats:
+        """Return the damped Newton step by conjugate gradients, preconditioned by the diagonal."""
         share = np.where(self.valid, slope / self.weight, 0.0)
-        diagonal = self._squares.integral(share)
-        is_flat = diagonal <= floor * self._full_slope
-        ridge = np.where(is_flat, self._full_slope, SLIGHT * diagonal)
-        inverse = np.where(self.imposed, 1 / np.where(diagonal + ridge > 0, diagonal + ridge, 1.0), 0.0)
+        total = self.integral(slope)
+        ridge = damping * total + np.where(total <= floor * self.measure, self.measure, 0.0)
+        diagonal = self._squares.integral(share) + ridge
+        inverse = np.where(self.imposed & (diagonal > 0), 1 / np.where(diagonal > 0, diagonal, 1.0), 0.0)
         step, rest = np.zeros(residual.shape), residual
         direction = inverse * rest
         product = float((rest * direction).sum())
-        goal = ACCURACY * product
+        goal = ACCURACY**2 * product
         for _ in range(MOST_GRADIENTS):
-            if product <= goal * ACCURACY:
+            if product <= goal:
                 break
             image = self.integral(share * self.cells.adjoint(direction)) + ridge * direction
             curvature = float((direction * image).sum())
