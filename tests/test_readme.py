@@ -39,7 +39,7 @@ def run(arguments: list[str], folder: Path) -> str:
 
 def test_there_are_blocks() -> None:
     assert len(PYTHON_BLOCKS) == 5
-    assert len(COMMANDS) == 15
+    assert len(COMMANDS) == 16
 
 
 def test_quickstart(folder: Path) -> None:

@@ -16,6 +16,7 @@ from downscale.cf.attributes import AREA
 from downscale.cf.coordinates import new_coordinates, read_areas
 from downscale.cf.horizontal import Horizontal, XarrayObject, as_array, as_dataset, horizontal, warn_of_plane
 from downscale.cf.quantities import quantity_of
+from downscale.cf.units import convert
 from downscale.check.comparison import (
     BLOCK_VALUES,
     PROJECTED,
@@ -31,7 +32,7 @@ from downscale.check.periods import Periods
 from downscale.conservation.measures import default_tolerance
 from downscale.engine.apply import apply
 from downscale.engine.job import Job
-from downscale.errors import GridError, InputError, OptionError, listing, spell
+from downscale.errors import GridError, OptionError, listing, spell
 from downscale.fields.aggregate import SupermeshMean
 from downscale.grid.axis import FULL_CIRCLE, CellAxis
 from downscale.grid.latlon import RectilinearGrid
@@ -165,8 +166,8 @@ def plan_projection(
     dims = [dim for dim in others if ds.sizes[dim] != means.sizes[dim]]
     if len(dims) > 1:
         raise GridError(
-            f"expected other numbers of values along one dimension only, received them along {listing(dims)}; average the "
-            "fine field along one"
+            f"expected other numbers of values along one dimension only, received them along {listing(dims)}; average "
+            "the fine field along one"
         )
     # Values beyond the bounds could not be scaled back within them.
     limits = {key: item.job.bounds for key, item in fields.items() if item.constraint == "bounded"}
@@ -203,11 +204,8 @@ def _projected(
     unify_units(comparison, name)
     x, y = align_fields(comparison, name)
     units = [str(one.attrs.get("units") or "").strip() for one in (x, y)]
-    if all(units) and units[0] != units[1]:
-        try:
-            x = convert_units(x, units[0], units[1])
-        except (TypeError, InputError):  # units that cannot be compared, with a warning
-            x = x.assign_attrs(units=units[1])
+    if all(units) and units[0] != units[1] and convert(1.0, *units) is not None:
+        x = convert_units(x, *units)
     extensive = (request.quantity_for(name) or quantity_of(comparison.coarse[name])) == "extensive"
     dtype = result_type(y.dtype)
     settings = {**job_settings(x, name, request, extensive), "dtype": dtype}

@@ -16,7 +16,7 @@ from downscale.steps.axis_downscale import axis_quantity, plan_axis
 
 @dataclass(frozen=True, eq=False)
 class Periods:
-    """The coarse period of each fine time (``period``, -1 outside), and its ``fraction`` of the length of this period."""
+    """The coarse period of each fine time (``period``, -1 outside), and its ``fraction`` of that length."""
 
     dim: str
     period: NDArray[np.int64]

@@ -6,6 +6,7 @@ engine cuts, constrains and checks it like the field of any method. If they do n
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass
 from functools import reduce
@@ -27,7 +28,7 @@ from downscale.typing import Place
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONSTRAINTS = ("additive", "multiplicative", "bounded")
+logger = logging.getLogger("downscale")
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,4 +150,7 @@ class CrossingWork:
         )
         if job.check == "raise":
             raise ConservationError(line)
-        warnings.warn(line, UserWarning, stacklevel=2)
+        if job.check == "warn":
+            warnings.warn(line, UserWarning, stacklevel=2)
+        else:
+            logger.warning(line)
