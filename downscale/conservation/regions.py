@@ -240,7 +240,7 @@ class AxisOverlap:
         covered_measure = np.bincount(owner, weights=measure, minlength=shape[1])
         fraction = measure / covered_measure[owner]
         return cls(
-            sparse.csr_matrix((measure, (cell, owner)), shape),
+            parts.overlap,
             sparse.csr_matrix((measure * fraction, (cell, owner)), shape),
         )
 

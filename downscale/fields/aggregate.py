@@ -300,7 +300,7 @@ class SupermeshMean:
 
         A fine value counts in each coarse cell by the area inside: the operator A of grids that do not nest.
         """
-        return cls(_overlaps(y), _overlaps(x), np.multiply.outer(y.coarse.measure, x.coarse.measure))
+        return cls(y.overlap, x.overlap, np.multiply.outer(y.coarse.measure, x.coarse.measure))
 
     def apply_mask(self, mask: NDArray[np.bool_] | None) -> SupermeshMean:
         """Return the operator over valid subcells only; None returns the operator itself."""
@@ -354,10 +354,3 @@ def _target_measures(subcells: Subcells, cells: NDArray[np.int64] | None) -> csr
     owner, measure = subcells.owner[index], subcells.measure[index]
     part = np.flatnonzero(owner >= 0)
     return csr_array((measure[part], (owner[part], part)), (subcells.target.size, index.size))
-
-
-def _overlaps(parts: Subcells) -> csr_array:
-    """Return the common measures of coarse and target cells, shape (n_coarse, n_target)."""
-    inside = np.flatnonzero(parts.owner >= 0)
-    shape = parts.coarse.size, parts.target.size
-    return csr_array((parts.measure[inside], (inside // parts.count, parts.owner[inside])), shape)

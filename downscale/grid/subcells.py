@@ -147,6 +147,13 @@ class Subcells:
         return first, last
 
     @cached_property
+    def overlap(self) -> csr_array:
+        """Common measures of coarse and target cells, shape (n_coarse, n_target)."""
+        inside = np.flatnonzero(self.owner >= 0)
+        shape = self.coarse.size, self.target.size
+        return csr_array((self.measure[inside], (inside // self.count, self.owner[inside])), shape)
+
+    @cached_property
     def covered_fraction(self) -> Floats:
         """Fraction of each target cell that the coarse axis covers, 0 to 1, shape (n_target,)."""
         is_inside = self.owner >= 0
