@@ -40,7 +40,7 @@ from downscale.grid.subcells import Subcells
 from downscale.io.paths import SOURCES, sources_of
 from downscale.methods.proposal import CrossingWork, Proposal, accompanied, cell_sums
 from downscale.request import ARGUMENTS, CONSERVE, Request, require_legal, takes
-from downscale.steps.history import add_history
+from downscale.steps.history import add_history, result_encoding
 from downscale.steps.jobs import job_settings, result_type
 
 # Arguments besides the constraint, with the declarations of a request.
@@ -258,8 +258,8 @@ def project(plan: ProjectionPlan, keep_attrs: bool = True) -> xr.Dataset:
             values = plan.periods.spread(ds[name], before, values, name, item.constraint, bounds)
         variable = values.variable.transpose(*ds[name].dims)
         variable.attrs = dict(ds[name].attrs) if keep_attrs else {}
-        variable.encoding = {k: v for k, v in ds[name].encoding.items() if k in ("grid_mapping", "coordinates")}
-        variable.encoding[SOURCES] = (*sources_of(ds), *sources_of(comparison.coarse))
+        variable.encoding = result_encoding(ds[name], ds)
+        variable.encoding[SOURCES] = (*variable.encoding[SOURCES], *sources_of(comparison.coarse))
         arrays[name] = variable
     projected = _with_cells(ds.assign(arrays), comparison, list(arrays))
     projected.encoding = dict(ds.encoding)
