@@ -78,9 +78,9 @@ def project_crossing(
     else:
         low, high = problem.limits(*bounds)
         y = problem.solve(_clipped(values, low, high), values, problem.means(np.abs(values)))
-        if bounds[0] == 0:
+        if bounds[0] == 0 and (low == 0).all():
             # Rounding of a proposal of order one is large for a cell of drizzle: ratios have full relative accuracy.
-            y = np.minimum(_scaled(np.maximum(y, 0.0), problem, empty=False), high) if (low == 0).all() else y
+            y = np.minimum(_scaled(np.maximum(y, 0.0), problem), high)
     return np.where(problem.valid, problem.completed(y), np.nan)
 
 
@@ -137,9 +137,9 @@ class Problem:
         """Return bounds of each fine cell: equal ones where a coarse mean is on a bound, wider ones beyond it."""
         low, high = (np.full(self.valid.shape, bound) for bound in (-np.inf, np.inf))
         if lower is not None:
-            low = np.where(self.touches(self.x < lower), self.x.min(), lower)
+            low = np.where(self.touches(self.x < lower), self.x[self.imposed].min(), lower)
         if upper is not None:
-            high = np.where(self.touches(self.x > upper), self.x.max(), upper)
+            high = np.where(self.touches(self.x > upper), self.x[self.imposed].max(), upper)
         if lower is not None:
             high = np.where(self.touches(self.x == lower), np.minimum(low, high), high)
         if upper is not None:
@@ -246,18 +246,18 @@ def _ratio(z: Floats) -> Response:
     return respond
 
 
-def _scaled(z: Floats, problem: Problem, empty: bool = True) -> Floats:
-    """Return ``z`` times a positive field with the wanted means; ``empty`` fills coarse cells where ``z`` is zero."""
+def _scaled(z: Floats, problem: Problem) -> Floats:
+    """Return ``z`` times a positive field with the wanted means; coarse cells where ``z`` is zero are filled first."""
     for values, role in ((z, "fine"), (problem.x, "coarse")):
         if values.min() < 0:
             raise BoundsError(
                 f"expected {role} values >= 0 for the multiplicative constraint, received {values.min():g}; use "
                 "'additive' or 'bounded'"
             )
-    z = np.where(problem.touches(problem.x == 0), 0.0, z)
-    if empty:
-        bare = problem.touches((problem.means(z) == 0) & (problem.x > 0))
-        z = np.where(bare & ~problem.touches(problem.x == 0), np.maximum(z, problem.spread(problem.x)), z)
+    dry = problem.touches(problem.x == 0)
+    z = np.where(dry, 0.0, z)
+    bare = problem.touches((problem.means(z) == 0) & (problem.x > 0)) & ~dry
+    z = np.where(bare, np.maximum(z, problem.spread(problem.x)), z)
     means = problem.means(z)
     is_scaled = (means > 0) & (problem.x > 0)
     start = np.log(np.where(is_scaled, problem.x, 1.0) / np.where(is_scaled, means, 1.0))
