@@ -213,7 +213,7 @@ def _projected(
         settings["tolerance"] = default_tolerance(dtype)
     constraint = _pick_constraint(name, constraint, settings["bounds"], request.bounds)
     bounds = {"additive": (None, None), "multiplicative": (0.0, None)}.get(constraint, settings["bounds"])
-    settings |= {"bounds": bounds, "tell_negative": settings["tell_negative"] and constraint == "additive"}
+    settings |= {"bounds": bounds, "warns_of_negatives": settings["warns_of_negatives"] and constraint == "additive"}
     grids: dict[str, Any] = {"coarse": comparison.coarse_axes.grid, "fine": comparison.fine_axes.grid}
     if isinstance(comparison, Nested):
         aggregation = comparison.cells

@@ -17,7 +17,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from downscale.engine.checks import finite_or_missing, report_infeasible
+from downscale.engine.checks import replace_infinite, report_infeasible
 from downscale.engine.cut import Cut, Span
 from downscale.engine.job import Job
 from downscale.errors import ConservationError
@@ -107,8 +107,8 @@ class CrossingWork:
     def __call__(self, z: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
         """Return (..., n_fine_y, n_fine_x) for fine maps of this shape and coarse maps (..., n_y, n_x)."""
         job = self.job
-        maps = finite_or_missing(np.asarray(z), job.name, job.check).reshape(-1, *z.shape[-2:])
-        means = finite_or_missing(np.asarray(x), job.name, job.check).reshape(-1, *x.shape[-2:])
+        maps = replace_infinite(np.asarray(z), job.name, job.check).reshape(-1, *z.shape[-2:])
+        means = replace_infinite(np.asarray(x), job.name, job.check).reshape(-1, *x.shape[-2:])
         out = np.empty(maps.shape, job.dtype)
         for index, (fine, coarse) in enumerate(zip(maps, means, strict=True)):
             out[index] = self._one(fine.astype(np.float64), coarse.astype(np.float64))
