@@ -271,7 +271,7 @@ def _bounds_attribute(variables: dict[Any, xr.Variable], name: str) -> dict[str,
     return {key: value for key, value in variables[name].attrs.items() if key == "bounds"}
 
 
-def reorder(fine: xr.Dataset, dim: str, order: np.ndarray) -> xr.Dataset:
+def reorder(fine: Any, dim: str, order: np.ndarray) -> Any:
     """Return a field with an axis reversed and rolled by slices, which are cheap on lazy data."""
     if order.size > 1 and (order[1] - order[0]) % order.size != 1:
         fine, order = fine.isel({dim: slice(None, None, -1)}), order.size - 1 - order

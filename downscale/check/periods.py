@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from downscale.cf.coordinates import select
 from downscale.errors import GridError
 from downscale.request import Request
 from downscale.steps.axis_downscale import axis_quantity, plan_axis
@@ -32,8 +33,10 @@ class Periods:
         GridError
             If a fine time belongs to two periods.
         """
-        plan = plan_axis(fine[names], dim, target=coarse, request=Request(method="conservative", bounds=None))
-        owner, empty = (array.reshape(-1, plan.parts.count) for array in (plan.parts.owner, plan.parts.empty))
+        request = Request(method="conservative", bounds=None)
+        plan = plan_axis(select(fine, names), dim, target=coarse, request=request)
+        parts = plan.subcells
+        owner, empty = (array.reshape(-1, parts.count) for array in (parts.owner, parts.empty))
         period = owner.max(axis=1)
         split = ((owner != period[:, None]) & ~empty).any(axis=1)
         if split.any():
