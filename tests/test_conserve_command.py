@@ -367,6 +367,14 @@ def test_a_zarr_store(tmp_path):
         assert downscale.check_conservation(coarse, made).passed
 
 
+def _with_days(daily):
+    """Return a daily field with bounds of its days, and their first times."""
+    times = daily.time.values
+    bounds = np.array([[first, first + timedelta(days=1)] for first in times])
+    daily = daily.assign_coords(time_bnds=(("time", "bnds"), bounds))
+    return daily.assign_coords(time=daily.time.assign_attrs(bounds="time_bnds")), times
+
+
 @pytest.mark.parametrize("constraint", ["additive", "multiplicative", "bounded"])
 @pytest.mark.parametrize("nested", [True, False], ids=["nested", "crossing"])
 def test_means_over_periods_of_several_fine_times(nested, constraint):
@@ -374,11 +382,7 @@ def test_means_over_periods_of_several_fine_times(nested, constraint):
     grid = region(5, 6)
     daily = (field_on if constraint == "additive" else rain_on)(grid, 10, seed=4)
     name = next(iter(daily.data_vars))
-    times = daily.time.values
-    bounds = [[times[i], times[i] + timedelta(days=1)] for i in range(10)]
-    daily = daily.assign_coords(time_bnds=(("time", "bnds"), np.array(bounds))).assign_coords(
-        time=daily.time.assign_attrs(bounds="time_bnds")
-    )
+    daily, times = _with_days(daily)
     fine = proposal(daily, nested, grid)
     pentads = daily[[name]].coarsen(time=5).mean(keep_attrs=True) * 1.1
     pentads[name].attrs = daily[name].attrs
@@ -400,8 +404,7 @@ def test_means_over_periods_of_several_fine_times(nested, constraint):
 
 def test_fine_times_across_two_periods_are_refused():
     grid = region(4, 4)
-    daily = field_on(grid, 6)
-    times = daily.time.values
+    daily, times = _with_days(field_on(grid, 6))
     edges = [times[0], times[2] + timedelta(hours=12), times[5] + timedelta(days=1)]
     coarse = daily.isel(time=[1, 4]).assign_coords(
         time=("time", times[[1, 4]], {"bounds": "time_bnds"}),
