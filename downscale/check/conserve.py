@@ -8,7 +8,6 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from downscale.api import reorder
@@ -248,10 +247,10 @@ def _pick_constraint(name: str, constraint: str, bounds: tuple[Any, Any], reques
 def project(plan: ProjectionPlan, keep_attrs: bool = True) -> xr.Dataset:
     """Return the fine Dataset of a plan with its fields projected, lazy if they are."""
     comparison, ds = plan.comparison, plan.ds
-    compute = _nested if isinstance(comparison, Nested) else _crossing
     arrays = {}
     for name, item in plan.fields.items():
-        values = _reorder_like(item.fine.copy(data=compute(comparison, item)), ds, comparison.fine_axes.dims)
+        data = _nested(comparison, item) if isinstance(comparison, Nested) else _crossing(comparison, item)
+        values = _reorder_like(item.fine.copy(data=data), ds, comparison.fine_axes.dims)
         if plan.periods is not None and plan.periods.dim in ds[name].dims:
             before = _reorder_like(item.fine, ds, comparison.fine_axes.dims)
             bounds = item.job.bounds
@@ -308,7 +307,7 @@ def _reorder_like(values: xr.DataArray, ds: xr.Dataset, dims: tuple[str, str]) -
     """Return values in the order of the axes of the fine Dataset, which a comparison may reverse or roll."""
     for dim in dims:
         if dim in values.coords and dim in ds.coords:
-            order = pd.Index(values[dim].values).get_indexer(ds[dim].values)
+            order = values.get_index(dim).get_indexer(ds[dim].values)
             values = values if (order == np.arange(order.size)).all() else reorder(values, dim, order)
     return values
 
@@ -343,7 +342,7 @@ def _in_own_order(dim: str, axis: CellAxis, own: CellAxis, ds: xr.Dataset, compa
     """Return the cells of an axis of a comparison in the order of the fine Dataset, on its branch of longitude."""
     if dim not in ds.coords or dim not in compared.coords:
         return axis
-    order = pd.Index(compared[dim].values).get_indexer(ds[dim].values)
+    order = compared.get_index(dim).get_indexer(ds[dim].values)
     first, last = axis.edges[order], axis.edges[order + 1]
     if own.ascending != axis.ascending:
         first, last = last, first

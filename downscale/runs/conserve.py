@@ -67,7 +67,8 @@ def _inherited(ds: xr.Dataset, names: list[str], complevel: int | None) -> dict[
     """Return the chunks and the compression of fields of a NetCDF file; of other files, none."""
     encodings = {}
     for name in names:
-        stored, encoding = ds[name].encoding, {}
+        stored = ds[name].encoding
+        encoding: dict[str, Any] = {}
         if complevel is None and "zlib" in stored:
             encoding["complevel"] = int(stored.get("complevel", 0)) if stored["zlib"] else 0
             encoding |= {key: bool(stored[key]) for key in INHERITED if stored["zlib"] and key in stored}
