@@ -10,8 +10,9 @@ system like the one above, solved by conjugate gradients without assembling it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,12 @@ MOST_STEPS, LEAST_PART, MOST_GRADIENTS, ACCURACY = 80, 1e-6, 500, 1e-8
 LEAST_SLOPE, LEAST_DAMPING = 1e-3, 1e-10
 # Errors, relative to magnitudes, from which a step that does not halve them is the last; and such steps above them.
 ROUNDING, MOST_WAIT = 1e-11, 12
+# Softness of bounds, relative to the range of the values, one after the other.
+HARDENING = 4.0 ** -np.arange(16)
+# Larger relative errors with soft bounds show that harder ones lead nowhere.
+SOFT_ERROR = 1e-6
+# Bounds that are nearer to each other than this, relative to the range of the values, leave nothing to find.
+SETTLED = 1e-9
 EPS = float(np.finfo(np.float64).eps)
 
 
@@ -77,11 +84,21 @@ def project_crossing(
         y = _scaled(values, problem)
     else:
         low, high = problem.limits(*bounds)
-        y = problem.solve(_clipped(values, low, high), values, problem.means(np.abs(values)))
+        y, _, error = _within(values, low, high, problem)
         if bounds[0] == 0 and (low == 0).all():
-            # Rounding of a proposal of order one is large for a cell of drizzle: ratios have full relative accuracy.
-            y = np.minimum(_scaled(np.maximum(y, 0.0), problem), high)
+            # Rounding of a proposal of order one is large for a cell of drizzle: ratios have full relative accuracy,
+            # also where no sums were found.
+            pattern = y if error <= ROUNDING else np.maximum(y, problem.spread(problem.x))
+            y = np.minimum(_scaled(np.clip(pattern, 0.0, high), problem), high)
     return np.where(problem.valid, problem.completed(y), np.nan)
+
+
+class Solution(NamedTuple):
+    """Fine values, the number of each coarse cell that makes them, and the largest error relative to magnitudes."""
+
+    values: Floats
+    numbers: Floats
+    error: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,37 +151,54 @@ class Problem:
         return self.cells.adjoint((coarse & self.imposed).astype(np.float64)) > 0
 
     def limits(self, lower: Bound, upper: Bound) -> tuple[Floats, Floats]:
-        """Return bounds of each fine cell: equal ones where a coarse mean is on a bound, wider ones beyond it."""
+        """Return bounds of each fine cell: as narrow as the means imply, and wider where a coarse mean is beyond them.
+
+        No fine value can exceed what is left of a coarse integral if all other fine values are on the lower bound.
+        """
         low, high = (np.full(self.valid.shape, bound) for bound in (-np.inf, np.inf))
         if lower is not None:
             low = np.where(self.touches(self.x < lower), self.x[self.imposed].min(), lower)
+            high = lower + self._most(self.x - lower)
         if upper is not None:
-            high = np.where(self.touches(self.x > upper), self.x[self.imposed].max(), upper)
-        if lower is not None:
-            high = np.where(self.touches(self.x == lower), np.minimum(low, high), high)
-        if upper is not None:
-            low = np.where(self.touches(self.x == upper) & (low < high), high, low)
-        return low, high
+            high = np.where(self.touches(self.x > upper), self.x[self.imposed].max(), np.minimum(high, upper))
+            low = np.maximum(low, upper - self._most(upper - self.x))
+        return np.minimum(low, high), high
+
+    def without(self, coarse: NDArray[np.bool_]) -> Problem:
+        """Return the problem without the constraints of some coarse cells."""
+        imposed = self.imposed & ~coarse
+        x, measure = (np.where(imposed, field, 0.0) for field in (self.x, self.measure))
+        return replace(self, imposed=imposed, x=x, measure=measure)
+
+    def _most(self, room: Floats) -> Floats:
+        """Return the least ratio, for each fine cell, of the room in a coarse cell to the fine cell's part of it."""
+        most = np.where(self.imposed & (room >= 0), self.measure * room, np.inf)
+        for axis, overlap in ((1, self.cells.x), (0, self.cells.y)):
+            parts = overlap.tocoo()
+            least = np.full((overlap.shape[1], most.shape[1 - axis]), np.inf)
+            np.minimum.at(least, parts.col, np.take(most, parts.row, axis).swapaxes(0, axis) / parts.data[:, None])
+            most = least.swapaxes(0, axis)
+        return most
 
     def solve(
         self, respond: Response, z: Floats, size: Floats, start: Floats | None = None, floor: float = LEAST_SLOPE
-    ) -> Floats:
+    ) -> Solution:
         """Return the fine values of the response of ``z`` with the wanted means.
 
         ``size`` are mean magnitudes, which set the rounding; ``start`` are numbers near the solution. Coarse cells with
         less than the fraction ``floor`` of the slope take steps as if all of their fine cells were free.
         """
-        scale = np.maximum(self.measure * (np.abs(self.x) + size), np.finfo(np.float64).tiny)
         wanted = self.target - self.integral(z)
         numbers = np.zeros(self.x.shape) if start is None else start
         y, slope, merit = self._state(respond, wanted, numbers)
-        best, least, waited, damping = y, np.inf, 0, LEAST_DAMPING
+        best, least, waited, damping = (y, numbers), np.inf, 0, LEAST_DAMPING
         for _ in range(MOST_STEPS):
             residual = self.target - self.integral(y)
-            error = float((np.abs(residual) / scale).max())
+            scale = np.maximum(self.measure * (np.abs(self.x) + size), self.integral(np.abs(y)))
+            error = float((np.abs(residual) / np.where(scale > 0, scale, 1.0)).max())
             waited = 0 if error < 0.5 * least else waited + 1
             if error < least:
-                best, least = y, error
+                best, least = (y, numbers), error
             if error <= 2 * EPS or waited > (0 if least <= ROUNDING else MOST_WAIT):
                 break
             step = self._step(slope, residual, floor, damping)
@@ -178,14 +212,14 @@ class Problem:
                 part /= 2
             # Long steps along which nothing is known are cut short: the next ones are damped.
             damping = max(damping / 10, LEAST_DAMPING) if part == 1 else min(damping * 100, 1.0)
-        return best
+        return Solution(*best, least)
 
     def completed(self, y: Floats) -> Floats:
         """Return values with exact means: what remains, if no map within the bounds has them, is added to all cells."""
         residual, size = self.target - self.integral(y), self.means(np.abs(y))
         if (np.abs(residual) <= 1e-12 * self.measure * (np.abs(self.x) + size)).all():
             return y
-        return self.solve(_clipped(y, np.array(-np.inf), np.array(np.inf)), y, size)
+        return self.solve(_clipped(y, np.array(-np.inf), np.array(np.inf)), y, size).values
 
     def _state(self, respond: Response, wanted: Floats, numbers: Floats) -> tuple[Floats, Floats, float]:
         """Return fine values, slopes, and the convex function whose gradient is the negative residual."""
@@ -223,6 +257,27 @@ class Problem:
         return step
 
 
+def _within(z: Floats, low: Floats, high: Floats, problem: Problem) -> Solution:
+    """Return the field within bounds that is nearest to ``z`` and has the wanted means, as near to these as it gets."""
+    size = problem.means(np.abs(z))
+    span = float(np.ptp(z[problem.valid])) + float(np.ptp(problem.x[problem.imposed]))
+    # Where bounds nearly meet, numbers of coarse cells run away for changes that are lost in the rounding of ``z``.
+    is_settled = high - low <= SETTLED * span
+    low, high = (np.where(is_settled, np.clip(z, low, high), bound) for bound in (low, high))
+    problem = problem.without(problem.integral((~is_settled).astype(np.float64)) == 0)
+    found = problem.solve(_clipped(z, low, high), z, size)
+    if found.error <= ROUNDING:
+        return found
+    # Coarse cells with all fine cells on bounds say nothing of the way: soft bounds do, and harden step by step.
+    numbers = np.zeros(problem.x.shape)
+    for softness in span * HARDENING:
+        soft = problem.solve(_soft(z, low, high, softness), z, size, numbers, floor=0.0)
+        if soft.error > SOFT_ERROR:
+            break
+        numbers = soft.numbers
+    return min(problem.solve(_clipped(z, low, high), z, size, numbers), found, key=lambda one: one.error)
+
+
 def _clipped(z: Floats, low: Floats, high: Floats) -> Response:
     """Return the response of clipped sums: ``clip(z + shift, low, high)``."""
 
@@ -231,6 +286,26 @@ def _clipped(z: Floats, low: Floats, high: Floats) -> Response:
         y = np.clip(moved, low, high)
         potential = 0.5 * (y - z) ** 2 + (moved - y) * (y - z)
         return y, ((moved > low) & (moved < high)).astype(np.float64), potential
+
+    return respond
+
+
+def _soft(z: Floats, low: Floats, high: Floats, softness: float) -> Response:
+    """Return the response of sums clipped by hyperbolas, which approach the bounds at distances of the softness."""
+    edges = [(np.where(np.isfinite(edge), edge, 0.0), np.isfinite(edge)) for edge in (low, high)]
+
+    def respond(shift: Floats) -> tuple[Floats, Floats, Floats]:
+        moved = z + shift
+        y, slope, potential = moved.copy(), np.ones(z.shape), 0.5 * shift**2
+        for (edge, exists), sign in zip(edges, (1.0, -1.0), strict=True):
+            # What a bound adds: half of the difference between a hyperbola and its asymptote.
+            distance = sign * (moved - edge)
+            root = np.hypot(distance, 2 * softness)
+            y += np.where(exists, sign * 0.5 * (root - distance), 0.0)
+            slope += np.where(exists, 0.5 * (distance / root - 1), 0.0)
+            area = 0.25 * distance * (root - distance) + softness**2 * np.arcsinh(distance / (2 * softness))
+            potential += np.where(exists, area, 0.0)
+        return y, np.maximum(slope, 0.0), potential
 
     return respond
 
@@ -261,4 +336,4 @@ def _scaled(z: Floats, problem: Problem) -> Floats:
     means = problem.means(z)
     is_scaled = (means > 0) & (problem.x > 0)
     start = np.log(np.where(is_scaled, problem.x, 1.0) / np.where(is_scaled, means, 1.0))
-    return problem.solve(_ratio(z), z, np.zeros(problem.x.shape), start, floor=0.0)
+    return problem.solve(_ratio(z), z, np.zeros(problem.x.shape), start, floor=0.0).values
