@@ -136,7 +136,7 @@ def spline(coarse: xr.Dataset, factor: int) -> xr.Dataset:
     """
     cells: Any = downscale.downscale(coarse, factor, method="conservative", bounds=None, check="skip")
     values = coarse["field"].values
-    values = fill_missing(values, np.isnan(values), (REACH, REACH), closed=False, nothing=float(np.nanmean(values)))
+    values = fill_missing(values, np.isnan(values), (REACH, REACH), closed=False, default=float(np.nanmean(values)))
     for axis, dim in ((-2, coarse["field"].dims[-2]), (-1, coarse["field"].dims[-1])):
         centres, ends = coarse[dim].values.astype(float), np.diff(coarse[dim].values[[0, -1]])[0]
         is_circle = axis == -1 and abs(abs(ends) * centres.size / (centres.size - 1) - 360) < 1e-3
