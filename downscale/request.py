@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from downscale.cf.labels import CHOICES
 from downscale.errors import OptionError, listing, spell
 from downscale.options import CHECKS, VALIDATORS, one_of, option
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 QUANTITIES = ("intensive", "extensive")
+FORMS = ("auto", "additive", "ratio")
 MOST_MEMBERS = 2**31
 WIDTH = 120
 
@@ -74,6 +76,15 @@ def _member_count(value: Any) -> str | None:
 def _quantity(value: Any) -> str | None:
     values = list(value.values()) if isinstance(value, Mapping) else [value]
     return None if all(item in (*QUANTITIES, None) for item in values) else f"one of {listing((*QUANTITIES, None))}"
+
+
+def _form(value: Any) -> str | None:
+    values = list(value.values()) if isinstance(value, Mapping) else [value]
+    return None if all(item in FORMS for item in values) else f"one of {listing(FORMS)}"
+
+
+def _weight(value: Any) -> str | None:
+    return None if value == "auto" or _number(0, 1)(value) is None else "'auto' or a number from 0 to 1"
 
 
 @dataclass(frozen=True)
@@ -171,6 +182,32 @@ class Request:
         None, "bool, optional", bool | None, "Keep the attributes of variables (default).", "",
         _option_or_none("keep_attrs"), in_recipe=False,
     )  # fmt: skip
+    climatology: Any = argument(
+        None, "Dataset, DataArray or file, optional", str | None, "Fine observations, a record or a climatology.",
+        """On any rectilinear grid at least as fine as the target. The climatological detail below coarse cells is
+        added, or multiplied, before cell means are conserved. A record with times gives that of each label
+        (``climatology_by``); a climatology has a dimension ``month``, ``season``, ``dayofyear`` or ``hour``, CF
+        climatological times, or no time. Where observations are missing, the method alone applies. Not for learned
+        models and ``footprint``.""",
+    )  # fmt: skip
+    climatology_by: str = argument(
+        "auto", "str", str, "Calendar labels of the climatology of a record.",
+        """"none", "month", "season", "dayofyear" (in steps of five days, averaged over 35 days), "hour", or one of
+        these with "-hour", such as "month-hour". "auto" is "month", or "month-hour" if the record has all hours of the
+        coarse times.""", one_of(*CHOICES),
+    )  # fmt: skip
+    climatology_form: Any = argument(
+        "auto", '{"auto", "additive", "ratio"} or mapping of name to these', str | dict[str, str],
+        "Detail to add, or in proportion to the smooth field.",
+        """"auto" is "ratio" for quantities that are not negative and have no upper bound by their standard name, such
+        as rain and wind speed, else "additive".""", _form,
+    )  # fmt: skip
+    climatology_weight: Any = argument(
+        "auto", '"auto" or float', str | float, "Weight of the detail, 0 to 1.",
+        """"auto" shrinks it by its sampling error, for each label and coarse cell: the weight with the least expected
+        error, from products of independent parts of the record (its years, or runs of five days if there are fewer than
+        four). Records with a single part get 0, and climatologies without years get 1.""", _weight,
+    )  # fmt: skip
     footprint: Any = argument(
         None, "str, Psf, ArrayPsf or array, optional", str | None, "Footprint that coarse values are averages with.",
         """The point-spread function of an instrument, such as "gaussian:25km", if coarse values are averages weighted
@@ -229,12 +266,20 @@ class Request:
             raise OptionError(f"expected terrain_penalty to be a TerrainPenalty, received {type(terrain).__name__}")
         if terrain is not None and self.conserve != "cell":
             raise _conflict(spell("conserve", "cell"), "terrain_penalty", repr(self.conserve))
+        if self.climatology is not None and method.kind == "learned":
+            raise _conflict("a method without training", "climatology", repr(name))
+        for param in ("climatology_by", "climatology_form", "climatology_weight"):
+            if self.climatology is None and getattr(self, param) != "auto":
+                raise OptionError(
+                    f"expected {spell('climatology')} with {spell(param)}, received none; pass fine observations"
+                )
         if self.footprint is None:
             return
         if not method.footprint:
             raise _conflict(spell("method", "sobolev"), "footprint", repr(name))
         for param, is_set in (("lapse_rate", self.lapse_rate is not None), ("conserve", self.conserve != "cell"),
-                               ("terrain_penalty", terrain is not None)):  # fmt: skip
+                               ("terrain_penalty", terrain is not None),
+                               ("climatology", self.climatology is not None)):  # fmt: skip
             if is_set:
                 expectation = f"expected no {spell(param)} with {spell('footprint')}, whose averages it would change"
                 raise OptionError(f"{expectation}, received one; drop one")

@@ -86,6 +86,9 @@ class Capabilities:
         Index of the field to refine.
     satisfies_constraints : bool
         Whether cell means and bounds hold to rounding without correction.
+    applies_detail : bool
+        Whether the upsampler itself applies the detail of a climatology, ``place.statics["detail"]``, (maps, rows,
+        columns).
     with_noise : callable or None
         Returns the same upsampler with the noise of a :class:`downscale.fields.noise.Draws`, for methods that generate
         ensemble members; their last input is the number of each map.
@@ -103,6 +106,7 @@ class Capabilities:
     channels: int = 1
     variable: int = 0
     satisfies_constraints: bool = False
+    applies_detail: bool = False
     with_noise: Callable[[Draws], Upscaler] | None = None
     working_bytes: Callable[[int, tuple[int, int]], int] | None = None
     kernel: Upscaler | None = None

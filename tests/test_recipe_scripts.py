@@ -31,6 +31,7 @@ MADE = {
     "08": ["restored.nc", "finer.nc", "finer.png"],
     "09": ["terrain.nc", "terrain.png", "report.json"],
     "10": ["comparison/scores.md"],
+    "11": ["tas_x4.nc", "tas_x4.png"],
 }
 
 
@@ -92,7 +93,7 @@ def test_every_demonstration_works(script: Path, tmp_path: Path) -> None:
     said = run(script, "--demo", "--out", str(tmp_path))
     for name in MADE.get(script.stem[:2], []):
         assert (tmp_path / name).stat().st_size > 0, name
-    assert ("FAILED" if script.stem.startswith("07") else "passed" if (script.stem[:2] < "05") else "") in said
+    assert ("FAILED" if script.stem.startswith("07") else "passed" if (script.stem[:2] < "05") else "RMSE" if script.stem.startswith("11") else "") in said
 
 
 @pytest.mark.slow
@@ -119,7 +120,7 @@ def test_a_script_without_arguments_asks_for_them(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_script_on_a_file_that_is_not_there_says_so_in_one_line(name: str, tmp_path: Path) -> None:
-    files = ["none.nc"] * (2 if name[:2] == "01" else 1)
+    files = ["none.nc"] * (2 if name[:2] in ("01", "11") else 1)
     done = subprocess.run(
         [sys.executable, str(FOLDER / f"{name}.py"), *files], cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,

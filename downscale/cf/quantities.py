@@ -116,6 +116,47 @@ def standard_name_of(variable: xr.DataArray) -> tuple[str, str]:
     return ("" if name.lower() in ("unknown", "none") else name.lower()), modifier
 
 
+def automatic_form(variable: xr.DataArray) -> tuple[str, str]:
+    """Return "ratio" or "additive": how the fine detail of a climatology applies to a variable, and why.
+
+    Quantities that are not negative and have no upper bound vary in proportion, such as rain and wind speed.
+
+    Examples
+    --------
+    >>> automatic_form(xr.DataArray(0.0, attrs={"standard_name": "precipitation_flux"}))
+    ('ratio', "by standard_name 'precipitation_flux'")
+    >>> automatic_form(xr.DataArray(0.0, attrs={"standard_name": "air_temperature"}))[0]
+    'additive'
+    """
+    bounds, reason = bounds_and_reason(variable)
+    name = infer_standard_name(variable)[0]
+    if bounds != (0.0, None) or (name is not None and PATTERNS["additive"].fullmatch(name)):
+        return "additive", reason if bounds == (None, None) else f"{reason}, whose values vary around a level"
+    return "ratio", reason
+
+
+def same_quantity(one: xr.DataArray, other: xr.DataArray) -> bool | None:
+    """Return whether two variables are of one quantity, by standard name or else by units; None if that is unknown.
+
+    Amounts, rates and fluxes of one quantity are the same; so are units that can be converted if a name is unknown.
+
+    Examples
+    --------
+    >>> rain, flux, air = (xr.DataArray(0.0, attrs=attrs) for attrs in ({"standard_name": "precipitation_amount"},
+    ...     {"standard_name": "precipitation_flux"}, {"standard_name": "air_temperature", "units": "K"}))
+    >>> same_quantity(rain, flux), same_quantity(rain, air), same_quantity(air, xr.DataArray(0.0))
+    (True, False, None)
+    """
+    names = [infer_standard_name(variable)[0] for variable in (one, other)]
+    if None not in names:
+        first, second = (PATTERNS["extent"].sub("", str(name)) for name in names)
+        return first == second
+    units = [units_of(variable) for variable in (one, other)]
+    if all(units) and not fits(str(units[0]), str(units[1])):
+        return False
+    return None
+
+
 def _limit_and_reason(variable: xr.DataArray, units: str | None) -> tuple[Limit | None, str]:
     """Return the limit for a variable, by its standard name or else by its names with fitting units."""
     standard, modifier = standard_name_of(variable)

@@ -119,6 +119,33 @@ def parse_quantity(text: str) -> Any:
     return {name: quantity for name, quantity in pairs}
 
 
+def parse_form(text: str) -> Any:
+    """Return a form of a climatology, or a mapping of these from ``NAME:FORM,NAME:FORM``.
+
+    Examples
+    --------
+    >>> parse_form("ratio"), parse_form("pr:ratio, tas:additive")
+    ('ratio', {'pr': 'ratio', 'tas': 'additive'})
+    """
+    if ":" not in text:
+        return text
+    return {name.strip(): form.strip() for name, _, form in (part.rpartition(":") for part in text.split(","))}
+
+
+def parse_weight(text: str) -> Any:
+    """Return "auto", or a number.
+
+    Examples
+    --------
+    >>> parse_weight("auto"), parse_weight("0.5")
+    ('auto', 0.5)
+    """
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError:
+        raise OptionError(f"expected {spell('climatology_weight')} as auto or a number, received {text!r}") from None
+
+
 def parse_target(text: str) -> Any:
     """Return a file or a resolution unchanged, or ``dim:frequency`` as a mapping.
 
@@ -178,6 +205,10 @@ SYNTAX: dict[str, tuple[str, Callable[[str], Any] | None]] = {
     "mask": ("a file", None),
     "method": ("sobolev, conservative, bilinear, bicubic, cascade, rain, or MODEL.safetensors", str),
     "data_vars": ("e.g. tas,pr", parse_names),
+    "climatology": ("a file", None),
+    "climatology_by": ("auto, none, month, season, dayofyear, hour, month-hour", str),
+    "climatology_form": ("auto, additive, ratio, or by variable pr:ratio", parse_form),
+    "climatology_weight": ("auto, or a number", parse_weight),
     "orog": ("a file", None),
     "lapse_rate": ("needs --orog", None),
     "footprint": ("gaussian:25km", None),
@@ -189,7 +220,8 @@ SYNTAX: dict[str, tuple[str, Callable[[str], Any] | None]] = {
 # The arguments of a request that are options of ``apply``.
 REQUEST = (
     "factor", "target_grid", "mask", "na_thres", "method", "members", "seed", "smoothing", "data_vars", "orog",
-    "lapse_rate", "footprint", "conserve", "bounds", "quantity", "tolerance", "device",
+    "lapse_rate", "climatology", "climatology_by", "climatology_form", "climatology_weight", "footprint", "conserve",
+    "bounds", "quantity", "tolerance", "device",
 )  # fmt: skip
 
 

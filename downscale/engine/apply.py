@@ -40,15 +40,18 @@ def cuts_of(job: Job, y_chunks: tuple[int, ...], x_chunks: tuple[int, ...]) -> t
     return rows, columns
 
 
-def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
+def apply(
+    job: Job, values: Any, statics: dict[str, Any] | None = None, position: NDArray[np.int64] | None = None
+) -> Any:
     """Downscale ``values`` (..., n_y, n_x); a Dask array gives a Dask array, others are computed at once.
 
     ``statics`` are fields on the fine cells (or on the pieces). If the upsampler has several input fields, they are the
-    dimension before the rows, which the result lacks.
+    dimension before the rows, which the result lacks. ``position``, of the shape of the leading dimensions, is that of
+    the climatological pattern of each map in the static field "detail".
     """
     is_lazy = isinstance(values, da.Array)
     if not is_lazy and job.is_compiled:
-        return _apply_at_once(job, np.asarray(values), statics or {})
+        return _apply_at_once(job, np.asarray(values), statics or {}, position)
     array = values if is_lazy else da.from_array(values, chunks=_eager_chunks(values, job), name=False)
     fine_statics = {
         name: static if isinstance(static, da.Array) else da.from_array(np.asarray(static), chunks=-1)
@@ -62,18 +65,23 @@ def apply(job: Job, values: Any, statics: dict[str, Any] | None = None) -> Any:
     has_token = kind.__module__.partition(".")[0] == __name__.partition(".")[0] or hasattr(kind, "__dask_tokenize__")
     token = tokenize_content(job) if has_token else uuid.uuid4().hex
     shared_job = dask.delayed(job, name=f"job-{job.name}-{token}", traverse=False)
-    blocks = [[_block(job, shared_job, array, fine_statics, row, column) for column in columns] for row in rows]
+    blocks = [
+        [_block(job, shared_job, array, fine_statics, row, column, position) for column in columns] for row in rows
+    ]
     fine = blocks[0][0] if len(rows) * len(columns) == 1 else da.block(blocks)
     return fine if is_lazy else compute(fine)[0]
 
 
-def _apply_at_once(job: Job, values: NDArray[Any], statics: dict[str, Any]) -> NDArray[Any]:
+def _apply_at_once(
+    job: Job, values: NDArray[Any], statics: dict[str, Any], position: NDArray[np.int64] | None
+) -> NDArray[Any]:
     """Return the fine cells of an array in memory, computed at once with its rows shared among threads."""
     (rows,), (columns,) = cuts_of(job, (values.shape[-2],), (values.shape[-1],))
     block = _take(values, rows, columns, (1, 1))
     factors = job.cells.factor_y, job.cells.factor_x
     block_statics = {name: _take(np.asarray(static), rows, columns, factors) for name, static in statics.items()}
-    return compute_block(block, job, rows, columns, block_statics, threads=threads())
+    own = None if position is None else position.ravel()
+    return compute_block(block, job, rows, columns, block_statics, threads=threads(), position=own)
 
 
 def compute_block(
@@ -83,6 +91,7 @@ def compute_block(
     columns: Cut,
     statics: dict[str, NDArray[Any]] | None = None,
     threads: int = 1,
+    position: NDArray[np.int64] | None = None,
 ) -> NDArray[Any]:
     """Return the fine cells of the core of a block from its input ``values`` (..., rows, columns).
 
@@ -96,11 +105,11 @@ def compute_block(
     if job.is_compiled:
         from downscale.engine.fused import refine_maps
 
-        refine_maps(maps, fine, job, rows, columns, statics or {}, threads)
+        refine_maps(maps, fine, job, rows, columns, statics or {}, threads, position)
     else:
         from downscale.engine.tensors import refine_maps as refine_tensors
 
-        refine_tensors(maps, fine, job, rows, columns, statics or {})
+        refine_tensors(maps, fine, job, rows, columns, statics or {}, position)
     if job.conserve is None:
         # Otherwise the conservation check finds infinite values.
         require_finite(maps, fine, job)
@@ -127,8 +136,9 @@ def tokenize_content(*parts: object) -> str:
 
 
 def _block(
-    job: Job, shared_job: Any, array: da.Array, statics: dict[str, da.Array], rows: Cut, columns: Cut
-) -> da.Array:
+    job: Job, shared_job: Any, array: da.Array, statics: dict[str, da.Array], rows: Cut, columns: Cut,
+    position: NDArray[np.int64] | None = None,
+) -> da.Array:  # fmt: skip
     block = _take(array, rows, columns, (1, 1))
     block = block.rechunk(dict.fromkeys(range(block.ndim - job.input_ndim, block.ndim), -1))
     static_parts, static_names = {}, {}
@@ -136,11 +146,13 @@ def _block(
         part = _take(static, rows, columns, (job.cells.factor_y, job.cells.factor_x)).rechunk(-1)
         static_parts[name], static_names[name] = part.to_delayed().item(), part.name
     height, width = job.block_shape(rows, columns)
-    token = tokenize_content(shared_job.key, block.name, rows, columns, sorted(static_names.items()))
+    token = tokenize_content(shared_job.key, block.name, rows, columns, sorted(static_names.items()), position)
+    labelled = () if position is None else (_alongside(position, block, job),)
     out_chunks = (*block.chunks[: -job.input_ndim], (height,), (width,))
     return da.map_blocks(
-        compute_block,
+        _compute_labelled if labelled else compute_block,
         block,
+        *labelled,
         job=shared_job,
         rows=rows,
         columns=columns,
@@ -151,6 +163,17 @@ def _block(
         meta=np.empty((0,) * len(out_chunks), dtype=job.dtype),
         name=f"downscale-{job.name}-{token}",
     )
+
+
+def _alongside(position: NDArray[np.int64], block: da.Array, job: Job) -> da.Array:
+    """Return the positions of patterns in chunks of maps like those of a block."""
+    one = (1,) * job.input_ndim
+    return da.from_array(position.reshape(*position.shape, *one), chunks=(*block.chunks[: -job.input_ndim], *one))
+
+
+def _compute_labelled(values: NDArray[Any], position: NDArray[np.int64], **settings: Any) -> NDArray[Any]:
+    """Return the fine cells of a block whose maps have patterns of a climatology."""
+    return compute_block(values, position=position.ravel(), **settings)
 
 
 def _take(array: Any, rows: Cut, columns: Cut, factors: tuple[int, int]) -> Any:

@@ -22,10 +22,13 @@ from downscale.errors import InputError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.fill import fill_missing
 from downscale.kernels.refine import BOUNDED, CELL, NO_LAW, UNROLLED, Law, apply_operator, refine
-from downscale.kernels.windows import CellFractions, Operator, Windows, equalise_rows
+from downscale.kernels.windows import CellFractions, Detail, Operator, Windows, equalise_rows
 from downscale.nn.separable import Separable
 
 EMPTY = np.empty((0, 0))
+NO_DETAIL = Detail(np.empty((0, 0, 0), np.float32), np.empty(0, np.int64), False)
+# Bytes of the rows of a pattern that stay in the cache while they are added to one map after another.
+PATTERN_BYTES = 500_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,21 +41,29 @@ class Layout:
     cells: Aggregation
     subcell_fraction: NDArray[np.float64]
     terrain: NDArray[np.float64]
+    patterns: NDArray[np.float32]
     is_masked: NDArray[np.bool_] | None
     reach: tuple[int, int]
 
 
 def refine_maps(
     maps: NDArray[Any], fine: NDArray[Any], job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]],
-    threads: int = 1,
+    threads: int = 1, position: NDArray[np.int64] | None = None,
 ) -> None:  # fmt: skip
-    """Write the fine cells of some maps into ``fine``; rows are shared among ``threads``."""
+    """Write the fine cells of some maps into ``fine``; rows are shared among ``threads``.
+
+    ``position`` is that of the climatological pattern of each map in ``statics["detail"]``, if there are any.
+    """
+    if position is not None and "detail" in statics and not (rows.core == rows.input and columns.core.is_whole):
+        # Only the patterns of these maps are copied.
+        chosen, position = np.unique(position, return_inverse=True)
+        statics = {**statics, "detail": statics["detail"][chosen]}
     layout = _layout(job, rows, columns, statics)
     area = None
     if job.extensive:
         area = areas(statics["mask"] > 0.5 if "mask" in statics else None, job, rows, columns)
     if area is None and job.target is None:
-        _refine_maps(maps, fine, layout, job, rows, columns, threads)
+        _refine_maps(maps, fine, layout, job, rows, columns, threads, position)
         return
     shape = layout.cells.fine_shape
     batch = max(BATCH_VALUES // max(shape[0] * shape[1], 1), 1)
@@ -61,7 +72,8 @@ def refine_maps(
         means = part if area is None else part / area
         # Pieces are never stored: the stored values are means over them.
         stored = np.empty((len(part), *shape), job.dtype if job.target is None else np.float64)
-        _refine_maps(means, stored, layout, job, rows, columns, threads)
+        own = None if position is None else position[start : start + batch]
+        _refine_maps(means, stored, layout, job, rows, columns, threads, own)
         convert = convert_to_sums if job.target is None else average_to_target
         fine[start : start + batch] = convert(stored, job, rows, columns)
 
@@ -82,13 +94,18 @@ def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]])
     if valid is not None:
         subcell_fraction = np.asarray(cells.apply_mask(valid).fractions(np.float64(0)))
     terrain = np.ascontiguousarray(statics["terrain"][core_cells], np.float64) if "terrain" in statics else EMPTY
+    patterns = NO_DETAIL.patterns
+    if "detail" in statics:
+        patterns = np.ascontiguousarray(statics["detail"][(slice(None), *core_cells)], np.float32)
     is_masked = None if valid is None or valid.all() else ~valid
-    return Layout(y, x, closed, cells, np.ascontiguousarray(subcell_fraction), terrain, is_masked, job.upscaler.reach)
+    fraction = np.ascontiguousarray(subcell_fraction)
+    return Layout(y, x, closed, cells, fraction, terrain, patterns, is_masked, job.upscaler.reach)
 
 
 def _refine_maps(
-    maps: NDArray[Any], fine: NDArray[Any], layout: Layout, job: Job, rows: Cut, columns: Cut, threads: int
-) -> None:
+    maps: NDArray[Any], fine: NDArray[Any], layout: Layout, job: Job, rows: Cut, columns: Cut, threads: int,
+    position: NDArray[np.int64] | None = None,
+) -> None:  # fmt: skip
     """Write the fine cells of some maps, and check the maps that the kernel flags."""
     dtype = np.float32 if maps.dtype == fine.dtype == np.float32 else np.float64
     values = np.ascontiguousarray(maps, dtype)
@@ -97,7 +114,10 @@ def _refine_maps(
     if missing.any():
         source = fill_missing(values.astype(np.float64), missing, layout.reach, layout.closed).astype(dtype)
     x = np.ascontiguousarray(values[:, rows.core.slice_in(rows.input), columns.core.slice_in(columns.input)])
-    doubtful_cells = _run_kernel(source, x, fine, layout, _choose_law(x, job, rows, columns), threads)
+    detail = NO_DETAIL
+    if position is not None and layout.patterns.size:
+        detail = Detail(layout.patterns, np.ascontiguousarray(position, np.int64), job.in_proportion)
+    doubtful_cells = _run_kernel(source, x, fine, layout, detail, _choose_law(x, job, rows, columns), threads)
     coarse = x if layout.is_masked is None else mask_uncovered(x, ~layout.is_masked, job, rows, columns)
     if layout.is_masked is not None:
         fine[:, layout.is_masked] = np.nan
@@ -119,14 +139,15 @@ def _choose_law(x: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> Law:
 
 
 def _run_kernel(
-    source: NDArray[Any], x: NDArray[Any], fine: NDArray[Any], layout: Layout, law: Law, threads: int
+    source: NDArray[Any], x: NDArray[Any], fine: NDArray[Any], layout: Layout, detail: Detail, law: Law, threads: int
 ) -> NDArray[np.int64]:
     """Return the number of doubtful cells of each map, after the kernel has written all rows."""
     operator, cells = _operator(layout.y, layout.x, source.shape[1], layout.closed), layout.cells
     subcells = CellFractions(cells.y_fraction, cells.x_fraction, layout.subcell_fraction, layout.terrain)
     doubtful_cells = np.zeros(len(source), np.int64)
     # The same for all blocks of a job, since the two passes round differently.
-    is_pure_operator = law.kind == NO_LAW and not layout.terrain.size and law.tolerance == np.inf
+    is_plain = not layout.terrain.size and not detail.patterns.size
+    is_pure_operator = law.kind == NO_LAW and is_plain and law.tolerance == np.inf
 
     def refine_piece(maps: slice, first: int, last: int) -> tuple[slice, NDArray[np.int64]]:
         count = np.zeros(len(source[maps]), np.int64)
@@ -134,10 +155,12 @@ def _run_kernel(
             apply_operator(source[maps], fine[maps], first, last, operator)
             _blank_missing(x[maps], fine[maps], first, last)
         else:
-            refine(source[maps], x[maps], fine[maps], first, last, operator, subcells, law, count)
+            own = detail._replace(position=detail.position[maps])
+            refine(source[maps], x[maps], fine[maps], first, last, operator, subcells, own, law, count)
         return maps, count
 
-    for maps, count in _in_threads(refine_piece, x.shape, threads):
+    band = None if not detail.patterns.size else max(PATTERN_BYTES // (4 * cells.factor_y * fine.shape[-1]), UNROLLED)
+    for maps, count in _in_threads(refine_piece, x.shape, threads, band):
         doubtful_cells[maps] += count
     return doubtful_cells
 
@@ -148,8 +171,19 @@ def _operator(y: Windows, x: Windows, rows: int, closed: bool, dtype: Any = np.f
     return Operator(y.table(rows), y_weights, x.cuts, x.starts, x_weights, x.left, x.wide, bool(closed))
 
 
-def _in_threads(function: Callable[..., Any], shape: tuple[int, ...], threads: int) -> list[Any]:
-    """Return the results of ``function`` for all maps and rows, called by threads in turn; one thread is this one."""
+def _in_threads(
+    function: Callable[..., Any], shape: tuple[int, ...], threads: int, band: int | None = None
+) -> list[Any]:
+    """Return the results of ``function`` for all maps and rows, called by threads in turn; one thread is this one.
+
+    With ``band``, pieces are all maps of at most this many rows.
+    """
+    if band is not None:
+        pieces = [(slice(None), first, min(first + band, shape[1])) for first in range(0, shape[1], band)]
+        if threads == 1:
+            return [function(*piece) for piece in pieces]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(lambda arguments: function(*arguments), pieces))
     if threads == 1:
         return [function(slice(None), 0, shape[1])]
     with ThreadPoolExecutor(threads) as pool:

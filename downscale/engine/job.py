@@ -34,7 +34,8 @@ class Job:
     warning (bounds implied by the name). ``extensive`` is whether values are sums over cells, not means. If the target
     grid does not nest, ``target`` has the pieces of rows and columns, ``fine`` is the grid of these pieces, and results
     on it are averaged to target cells with a missing fraction of at most ``na_thres``. ``warns_of_negatives``
-    is whether to warn of negative fine values if no coarse value is negative.
+    is whether to warn of negative fine values if no coarse value is negative. ``in_proportion`` is whether the detail
+    of a climatology scales the proposal instead of being added.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Job:
     target: tuple[Subcells, Subcells] | None = None
     na_thres: float = 1.0
     warns_of_negatives: bool = False
+    in_proportion: bool = False
     engine: str = field(default_factory=lambda: str(option("engine")))
 
     def __post_init__(self) -> None:

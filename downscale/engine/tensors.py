@@ -47,15 +47,17 @@ Finish = Callable[[], NDArray[Any]]
 
 
 def refine_maps(
-    maps: NDArray[Any], fine: NDArray[Any], job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]]
-) -> None:
+    maps: NDArray[Any], fine: NDArray[Any], job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]],
+    position: NDArray[np.int64] | None = None,
+) -> None:  # fmt: skip
     """Write the fine cells of some maps into ``fine``, in batches that bound the working memory.
 
     If the device can copy and compute at once, one batch is copied back and checked while the next is computed. If it
     runs out of memory, batches are halved; maps are independent, so results do not change.
     """
     with _limit_threads(threads()):
-        _refine_batches(maps, fine, BlockWork(job, rows, columns, statics, DeviceTransfer(pick_device(job.device))))
+        transfer = DeviceTransfer(pick_device(job.device))
+        _refine_batches(maps, fine, BlockWork(job, rows, columns, statics, transfer, position))
 
 
 @contextmanager
@@ -77,7 +79,7 @@ def _refine_batches(maps: NDArray[Any], fine: NDArray[Any], work: BlockWork) -> 
     planned_size = size
     while start < len(maps):
         part = slice(start, min(start + size, len(maps)))
-        finish = _attempt(work, maps[part])
+        finish = _attempt(work, maps[part], part)
         # Written while the device computes the next batch.
         if pending is not None:
             fine[pending[0]] = pending[1]()
@@ -97,10 +99,10 @@ def _refine_batches(maps: NDArray[Any], fine: NDArray[Any], work: BlockWork) -> 
         fine[pending[0]] = pending[1]()
 
 
-def _attempt(work: BlockWork, maps: NDArray[Any]) -> Finish | None:
+def _attempt(work: BlockWork, maps: NDArray[Any], part: slice) -> Finish | None:
     """Return the pending result of some maps; None if the device has no room for them."""
     try:
-        return work.start(maps)
+        return work.start(maps, part)
     except torch.OutOfMemoryError:
         # Handled later, since the error keeps intermediate results alive.
         return None
@@ -110,8 +112,10 @@ class BlockWork:
     """The computation of the batches of one block, and the data that they share."""
 
     def __init__(
-        self, job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]], transfer: DeviceTransfer
-    ) -> None:
+        self, job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]], transfer: DeviceTransfer,
+        position: NDArray[np.int64] | None = None,
+    ) -> None:  # fmt: skip
+        self.position = position if "detail" in statics else None
         self.job, self.rows, self.columns, self.statics, self.transfer = job, rows, columns, statics, transfer
         cells = job.cells
         self.shape = rows.input.length * cells.factor_y, columns.input.length * cells.factor_x
@@ -191,9 +195,10 @@ class BlockWork:
         # Unknown for upsamplers that are not linear operators.
         if self.module is None or self.valid is not None:
             return False
-        return "terrain" not in self.statics or _largest_magnitude(self.statics["terrain"]) < LARGEST
+        added = (self.statics[name] for name in ("terrain", "detail") if name in self.statics)
+        return all(_largest_magnitude(field) < LARGEST for field in added)
 
-    def start(self, maps: NDArray[Any]) -> Finish:
+    def start(self, maps: NDArray[Any], part: slice) -> Finish:
         """Return a function that waits for the fine cells of some maps and checks them; computation starts at once."""
         job, rows, columns = self.job, self.rows, self.columns
         dtype = self.transfer.dtype
@@ -203,11 +208,18 @@ class BlockWork:
         inputs = self.transfer.send(values)
         coarse = job.select_variable(inputs)
         with torch.no_grad():
+            detail = None
+            if self.position is not None:
+                detail = self.device_statics["detail"][inputs.new_tensor(self.position[part], dtype=torch.int64)]
             if self.module is not None:
                 proposal = self.module(inputs, bool(np.isnan(largest)))
             else:
-                place = Place(job.coarse, job.fine, rows.input.first, columns.input.first, self.device_statics)
+                own = {} if detail is None else {"detail": detail}
+                statics = {**self.device_statics, **own}
+                place = Place(job.coarse, job.fine, rows.input.first, columns.input.first, statics)
                 proposal = job.upscaler(inputs, place)
+            if detail is not None and not job.capabilities.applies_detail:
+                proposal = proposal * (1 + detail) if job.in_proportion else proposal + detail
             if "terrain" in self.statics:
                 proposal = proposal + self.device_statics["terrain"]
             if self.valid is not None:
@@ -299,7 +311,8 @@ def _constrain(fine: Tensor, x: Tensor, coarse_values: NDArray[Any], work: Block
     out_of_bounds = (coarse_values < low) | (coarse_values > high)
     if not out_of_bounds.any():
         # Some upsamplers impose both themselves.
-        is_constrained = job.capabilities.satisfies_constraints and "terrain" not in work.statics
+        is_unchanged = "terrain" not in work.statics and (work.position is None or job.capabilities.applies_detail)
+        is_constrained = job.capabilities.satisfies_constraints and is_unchanged
         return fine if is_constrained else bounded(fine, x, cells, job.bounds)
     core_cells = (..., rows.core.slice_in(rows.refinement), columns.core.slice_in(columns.refinement))
     if out_of_bounds[core_cells].any():

@@ -149,6 +149,50 @@ class _Remapping:
     least_coverage: float = 1.0
 
 
+@dataclass(frozen=True, eq=False)
+class Regridder:
+    """Area-weighted means of maps with gaps on the fine cells; ``uncovered`` locates cells beyond the maps, if any."""
+
+    remap: Callable[[NDArray[Any]], Floats]
+    uncovered: str | None
+
+    def __call__(self, maps: NDArray[Any]) -> Floats:
+        """Return maps (n, rows, columns) on the fine cells, NaN where less than half of the area has a value."""
+        fine = [self._regrid_map(one, np.isfinite(one)) for one in maps]
+        return np.stack(fine) if fine else np.empty((0, 0, 0))
+
+    def _regrid_map(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> Floats:
+        fraction = self.remap(valid.astype(np.float64))
+        total = self.remap(np.where(valid, values, 0.0))
+        if valid.all() and self.uncovered is None:
+            return total
+        return np.where(fraction >= 0.5, total / np.where(fraction >= 0.5, fraction, 1.0), np.nan)
+
+
+def regridder(field: xr.Dataset, grid: Any, option: str, axes: Horizontal | None = None) -> Regridder:
+    """Return the regridding of maps on the grid of ``field``, a Dataset of one map, to the fine cells.
+
+    Raises
+    ------
+    GridError
+        If the axes of both cannot be compared, or the maps cover none of the fine cells.
+    """
+    remapping = _find_remapping(field, grid, option, axes)
+    if remapping.least_coverage >= 1 - COVERAGE_TOLERANCE:
+        return Regridder(remapping.remap, None)
+    missing = np.broadcast_to(remapping.covered_fraction, grid.shape) < 0.5
+    if missing.all():
+        raise GridError(
+            f"{option}: expected a field over the domain of the fine grid, received one that covers none of it; use "
+            "another region"
+        )
+    if not missing.any():
+        return Regridder(remapping.remap, "less than half of any fine cell")
+    row, column = (int(i) for i in np.argwhere(missing)[0])
+    place = f", such as {grid.describe(row, column)}" if hasattr(grid, "describe") else ""
+    return Regridder(remapping.remap, f"{100 * missing.mean():.3g} % of the fine cells{place}")
+
+
 def _find_remapping(static: xr.Dataset, grid: Any, option: str, axes: Horizontal | None) -> _Remapping:
     field = next(iter(static.data_vars.values())).squeeze(drop=True)
     if field.dtype.kind not in "fiub":

@@ -211,6 +211,20 @@ def apply_operator(coarse, out, first, last, operator):  # type: ignore[no-untyp
     fence()  # type: ignore[call-arg]
 
 
+@compile_inner
+def _apply_detail(fine, detail, strip):  # type: ignore[no-untyped-def]
+    """Add the pattern of a map to the rows of a strip, or scale them with it."""
+    p, left, width = U(detail.position[strip.k]), U(strip.begin * strip.columns), strip.n * strip.columns
+    for r in range(strip.rows):
+        row, top = U(r), U(strip.top + r)
+        if detail.in_proportion:
+            for i in range(width):
+                fine[row, i] *= 1.0 + detail.patterns[p, top, left + U(i)]
+        else:
+            for i in range(width):
+                fine[row, i] += detail.patterns[p, top, left + U(i)]
+
+
 # Cell means of a strip.
 
 
@@ -524,7 +538,7 @@ def _mark_valid(cells, strip, has_valid):  # type: ignore[no-untyped-def]
 
 
 @compile_loop
-def refine(coarse, x, out, first, last, operator, cells, law, doubtful):  # type: ignore[no-untyped-def]
+def refine(coarse, x, out, first, last, operator, cells, detail, law, doubtful):  # type: ignore[no-untyped-def]
     """Refine the rows ``first`` to ``last`` of some maps.
 
     Parameters
@@ -532,7 +546,7 @@ def refine(coarse, x, out, first, last, operator, cells, law, doubtful):  # type
     coarse, x, out : arrays, shapes (maps, given rows, given columns), (maps, n_y, n_x), (maps, fine rows, fine columns)
         Values without gaps; means to conserve, NaN where a cell is missing; the result, which is in C order and is
         written past the caches.
-    operator, cells, law : Operator, CellFractions, Law
+    operator, cells, detail, law : Operator, CellFractions, Detail, Law
     doubtful : array of int, shape (maps,)
         Number of cells beyond the tolerance, written.
     """
@@ -558,6 +572,8 @@ def refine(coarse, x, out, first, last, operator, cells, law, doubtful):  # type
                     other = min(r + 1, rows - 1)
                     w, top = operator.y_weights, strip.top
                     _two_rows(lines, slots, w, top + r, top + other, first_column, size, fine, r, other)
+                if detail.patterns.size:
+                    _apply_detail(fine, detail, strip)
                 if cells.term.size:
                     for r in range(rows):
                         for i in range(size):

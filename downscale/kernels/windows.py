@@ -61,6 +61,23 @@ class CellFractions(NamedTuple):
     term: NDArray[np.float64]
 
 
+class Detail(NamedTuple):
+    """Patterns of a climatology, to add to the proposal or to scale it with.
+
+    Attributes
+    ----------
+    patterns : array of float32, shape (patterns, fine rows, fine columns) or (0, 0, 0)
+        Values to add, or relative ones if ``in_proportion``.
+    position : array of int, shape (maps,) or (0,)
+        The pattern of each map.
+    in_proportion : bool
+    """
+
+    patterns: NDArray[np.float32]
+    position: NDArray[np.int64]
+    in_proportion: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Windows:
     """Windows of some cells of an axis, in the numbering of the input cells, and runs of cells with equal weights.

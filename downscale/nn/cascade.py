@@ -60,7 +60,9 @@ class Cascade:
     positive: bool
     smoothing: float = SMOOTHING
     draws: Draws = ONE_MEMBER
+    in_proportion: bool = False
     multiple_of = 1
+    applies_detail = True
     channels = 2
     variable = 0
     laws = frozenset({"cell", "total"})
@@ -113,19 +115,25 @@ class Cascade:
         x = coarse[first, 0]
         base, deviation, weights, cells = self._shared_terms(x, place)
         noise = Noise(self.draws)
+        detail = place.statics.get("detail")
         # Means of the noise are removed over all cells, means of the result are constrained over valid ones.
         valid_cells = cells.apply_mask(place.statics["mask"] > 0.5 if "mask" in place.statics else None)
         maps = base.new_empty((len(numbers), *base.shape[1:]))
         # Members are processed in turn, because neighbouring times share noise.
         for k in sorted(range(len(numbers)), key=lambda k: self.draws.member(numbers[k])):
             i = index[k]
-            detail = deviation[i] * self._detail(noise, numbers[k], place, weights[:, i], cells)
+            added = deviation[i] * self._detail(noise, numbers[k], place, weights[:, i], cells)
+            smooth = base[i]
+            if detail is not None:
+                # Noise that multiplies is weighted by the climatology with it (Terzago et al. 2018).
+                smooth = smooth * (1 + detail[k]) if self.in_proportion else smooth + detail[k]
             if self.positive:
-                fine, cell_means = base[i] * torch.exp(detail - 0.5 * deviation[i] ** 2), x[i].clamp_min(0)
+                smooth = smooth.clamp_min(0)
+                fine, cell_means = smooth * torch.exp(added - 0.5 * deviation[i] ** 2), x[i].clamp_min(0)
                 fine = fine * torch.exp(self._smooth(_log_ratio(fine, cell_means, valid_cells), place))
                 maps[k] = _scale_cells(fine, cell_means, valid_cells)
             else:
-                maps[k] = base[i] + (detail - self._smooth(cells.mean(detail), place))
+                maps[k] = smooth + (added - self._smooth(cells.mean(added), place))
         return maps
 
     def _smooth(self, cells: Tensor, place: Place) -> Tensor:

@@ -88,6 +88,8 @@ class Outcome:
         Report of the check of the written file; None after a dry run.
     self_validation, terrain_penalty : dict
         Errors of predicting the coarse field from its own coarsening; penalty before and after.
+    climatology : dict
+        Errors of predicting parts of the fine observations that are left out, and weights by label.
     files : list of Path
         Files that the run wrote.
     seconds : float
@@ -107,6 +109,7 @@ class Outcome:
     conservation: ConservationReport | None = None
     self_validation: dict[str, dict[str, float]] = field(default_factory=dict)
     terrain_penalty: dict[str, dict[str, float]] = field(default_factory=dict)
+    climatology: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     seconds: float = 0.0
     blocks: int = 0
@@ -192,6 +195,7 @@ def report_facts(outcome: Outcome, coarse: xr.Dataset) -> dict[str, Any]:
         "conservation": None if outcome.conservation is None else outcome.conservation.to_dict(),
         "self_validation": outcome.self_validation,
         "terrain_penalty": outcome.terrain_penalty,
+        "climatology": outcome.climatology,
         "blocks": {"count": outcome.blocks, "kept": outcome.kept} if outcome.blocks else None,
         "files": [str(path) for path in outcome.files],
         "seconds": round(outcome.seconds, 2),

@@ -38,6 +38,7 @@ from downscale.runs.clusters import client_of, compute_on_cluster, profile_of
 from downscale.runs.manifest import clear, read_checksum, read_manifest, remove_manifest, sweep, write_manifest
 from downscale.runs.recipe import Recipe, parse_recipe
 from downscale.runs.single import STORE, build_request, check_options, fields_to_check, open_input
+from downscale.steps.climatology import share_tables
 
 Callback = Callable[[], None]
 # Smaller arrays are stored in one chunk.
@@ -288,7 +289,8 @@ def compute_block_file(task: BlockTask) -> dict[str, Any]:
             return {"kept": True, "report": manifest["report"]}
     sweep([path])
     remove_manifest(path)
-    with set_options(**task.options), share_grids(_shared_state(task.fingerprint)["grids"]):
+    shared = _shared_state(task.fingerprint)
+    with set_options(**task.options), share_grids(shared["grids"]), share_tables(shared["tables"]):
         report = retry(_write_block, task)
     retry(write_manifest, path, task.fingerprint, span, report)
     return {"kept": False, "report": report}
@@ -310,8 +312,8 @@ def _write_block(task: BlockTask) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=1)
 def _shared_state(fingerprint: str) -> dict[str, Any]:
-    """Return the parsed grids that the blocks of a run share in this process, and the input once it is open."""
-    return {"grids": ParsedGrids()}
+    """Return what blocks of a run share in this process: grids, climatologies, and the input once it is open."""
+    return {"grids": ParsedGrids(), "tables": {}}
 
 
 def cut_steps(ds: xr.Dataset, dim: str | None, start: int, stop: int) -> xr.Dataset:

@@ -42,8 +42,8 @@ WORDS = re.compile(r"\s*(\d+)\s*(?:(year|month|day)s?)?\s*")
 BLOCK_BYTES, LEAST_BYTES = 1_000_000_000, 128_000_000
 FEWEST_BLOCKS = 8
 # Arguments of a recipe that name files, by its sections.
-PATHS = {"input": ("path",), "output": ("path",), "downscale": ("mask", "sftlf", "target_grid", "method"),
-         "statics": ("orog",)}  # fmt: skip
+PATHS = {"input": ("path",), "output": ("path",), "statics": ("orog",),
+         "downscale": ("mask", "sftlf", "target_grid", "climatology", "method")}  # fmt: skip
 SUFFIXES = (".nc", ".nc4", ".nc3", ".netcdf", ".cdf", ".h5", ".hdf5")
 
 

@@ -13,6 +13,7 @@ import xarray as xr
 from downscale.api import plan_request
 from downscale.cf.coordinates import select
 from downscale.cf.horizontal import share_grids
+from downscale.check.climatology import climatology_validation
 from downscale.check.self_validation import self_validation, terrain_penalty_values
 from downscale.engine.memory import READING_BYTES
 from downscale.errors import OutputError
@@ -128,6 +129,7 @@ def _report(outcome: Outcome, coarse: xr.Dataset, request: Request, targets: dic
             # Only the report needs it; it downscales a sample of maps several times.
             with outcome.stage("self-validation"):
                 outcome.self_validation = self_validation(coarse, request)
+                outcome.climatology = climatology_validation(coarse, request)
         with outcome.stage("terrain penalty"):
             outcome.terrain_penalty = terrain_penalty_values(coarse, request)
     with outcome.stage("figures"):

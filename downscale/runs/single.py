@@ -66,6 +66,8 @@ def static_sources(recipe: Recipe) -> tuple[str, ...]:
     section = recipe.downscale
     names = [section.mask, section.sftlf, section.target_grid, section.method]
     files = [name for name in names if isinstance(name, str) and Path(name).expanduser().exists()]
+    if section.climatology is not None:
+        files += sources_of(open_input(section.climatology, chunks={}))
     if recipe.statics is None:
         return tuple(files)
     return (*sources_of(open_input(recipe.statics.orog, chunks=None)), *files)

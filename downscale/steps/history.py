@@ -109,6 +109,8 @@ def describe_request(request: Request, map_plan: MapPlan | None, steps: list[str
     if request.lapse_rate is not None:
         rate = request.lapse_rate
         settings.append(f"lapse_rate={rate:g}" if isinstance(rate, (int, float)) else "lapse_rate=field")
+    if map_plan is not None:
+        settings += [observed.describe(name) for name, observed in map_plan.observed.items()]
     if request.terrain_penalty is not None:
         values = (f"{key}={getattr(request.terrain_penalty, key):g}" for key in PENALTY_ATTRS)
         settings.append(f"terrain_penalty({' '.join(values)})")

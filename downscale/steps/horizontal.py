@@ -28,6 +28,7 @@ from downscale.methods.footprint import FootprintMethod, refine_lazily
 from downscale.methods.learned import inputs_of
 from downscale.methods.members import numbers_of, order_of, with_members
 from downscale.nn.separable import Separable
+from downscale.steps.climatology import detail_bytes, detail_table
 from downscale.steps.jobs import fit_chunks
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def fine_variable(variable: xr.DataArray, job: Job, map_plan: MapPlan) -> xr.Var
     numbers = numbers_of(array) if job.capabilities.with_noise is not None else None
     has_inputs = numbers is not None or (job.input_count > 1 and map_plan.model is not None)
     inputs = inputs_of(array, data, map_plan.model, numbers) if has_inputs else data
-    fine = apply(job, inputs, statics)
+    fine = apply(job, inputs, statics, _positions(job, map_plan, array.shape[:-2]))
     if request.conserve == "total" and not _conserves_total(job, map_plan):
         fine = _restore_total(data, fine, job)
     result = xr.Variable(array.dims, fine, dict(variable.attrs))
@@ -80,6 +81,7 @@ def static_names(job: Job, map_plan: MapPlan) -> frozenset[str]:
     names = {"mask"} & set(map_plan.statics) | set(() if map_plan.model is None else map_plan.model.statics)
     has_orog = "orog" in map_plan.statics
     names |= {"orog"} if has_orog and job.refinement is not None else set()
+    names |= {"detail"} if job.name in map_plan.observed else set()
     return frozenset(names | ({"terrain"} if has_orog and map_plan.lapse_rate is not None else set()))
 
 
@@ -90,7 +92,10 @@ def other_memory(array: xr.DataArray, job: Job, map_plan: MapPlan) -> ExtraMemor
         chunk = int(np.prod([max(sizes) for sizes in array.chunks])) * array.dtype.itemsize
         reads_file = "source" in array.encoding or any(map(_reads_file, array.data.dask.layers))
     grid_copies = _count_grid_copies(job, map_plan, cells)
-    return ExtraMemory.of(cells, static_names(job, map_plan), grid_copies, chunk, reads_file)
+    extra = ExtraMemory.of(cells, static_names(job, map_plan), grid_copies, chunk, reads_file)
+    if job.name not in map_plan.observed:
+        return extra
+    return replace(extra, run_bytes=extra.run_bytes + detail_bytes(map_plan.observed[job.name], cells))
 
 
 def _reads_file(layer: Any) -> bool:
@@ -113,6 +118,8 @@ def _block_statics(job: Job, map_plan: MapPlan) -> dict[str, Any]:
     orog = map_plan.statics.get("orog")
     statics = {name: static for name, static in map_plan.statics.items() if name == "mask"}
     statics.update({} if map_plan.model is None else map_plan.model.statics)
+    if job.name in map_plan.observed:
+        statics["detail"] = detail_table(map_plan.observed[job.name], job, map_plan.statics.get("mask"))
     if orog is None:
         return statics
     if job.refinement is not None:
@@ -121,6 +128,14 @@ def _block_statics(job: Job, map_plan: MapPlan) -> dict[str, Any]:
         term = dask.delayed(_terrain_term, pure=True)(orog, map_plan.lapse_rate, job)
         statics["terrain"] = da.from_delayed(term, map_plan.fine.shape, np.float64)
     return statics
+
+
+def _positions(job: Job, map_plan: MapPlan, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return the position of the climatological pattern of each map, of all members, or None if there are none."""
+    if job.name not in map_plan.observed:
+        return None
+    index = map_plan.observed[job.name].index
+    return np.broadcast_to(index if index.ndim == len(shape) else index[..., None], shape)
 
 
 def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:

@@ -30,6 +30,7 @@ from downscale.methods.registry import CASCADE, find_method, is_learned
 from downscale.nn.cascade import cascade
 from downscale.nn.separable import operator
 from downscale.request import Request
+from downscale.steps.climatology import Observations, observations, with_form
 from downscale.steps.jobs import job_settings
 from downscale.typing import Capabilities, Upscaler
 
@@ -53,9 +54,10 @@ class MapPlan:
     lapse_rate: Any = None
     model: Model | None = None  # the learned model, if the method is one
     instrument: Instrument | None = None  # the footprint, if coarse values are averages weighted by one
-    notes: tuple[str, ...] = ()  # on static fields
+    notes: tuple[str, ...] = ()  # on static fields and observations
     coordinate_plan: MapPlan | None = None  # plan of the fields among the coordinates
     lost_coordinates: dict[str, str] = field(default_factory=dict)  # coordinates to drop, with the reasons
+    observed: dict[str, Observations] = field(default_factory=dict)  # fine observations by variable
 
     @property
     def fine(self) -> Any:
@@ -105,6 +107,11 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
             )
     for name in jobs if is_number(rate) else ():
         require_lapse_rate(rate, ds[name], name)
+    observed: dict[str, Observations] = {}
+    if request.climatology is not None:
+        observed, more = observations(ds, list(jobs), axes, target, request)
+        notes += more
+        jobs = {name: with_form(job, observed[name]) if name in observed else job for name, job in jobs.items()}
     instrument = None
     if request.footprint is not None:
         instrument = Instrument(pick_psf(request.footprint), target.fine)
@@ -112,8 +119,9 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
         _ = instrument.kernel
     coordinate_plan, lost_coordinates = _plan_coordinates(ds, axes, target, request)
     return MapPlan(
-        request, axes, target, jobs, codes, statics, rate, model, instrument, notes, coordinate_plan, lost_coordinates
-    )
+        request, axes, target, jobs, codes, statics, rate, model, instrument, notes, coordinate_plan, lost_coordinates,
+        observed,
+    )  # fmt: skip
 
 
 def _build_jobs(
