@@ -20,7 +20,7 @@ from downscale.cf.coordinates import horizontal_variables, select
 from downscale.cf.dates import Clock, is_time, values_of
 from downscale.cf.horizontal import Horizontal, horizontal
 from downscale.cf.labels import Labels, labelled_dims, numbers_on, years_of
-from downscale.cf.quantities import automatic_form, same_quantity, units_of
+from downscale.cf.quantities import automatic_form, quantity_of, same_quantity, units_of
 from downscale.cf.times import date_bounds, time_name
 from downscale.cf.units import convert
 from downscale.engine.apply import compute_block
@@ -57,7 +57,8 @@ class Observations:
     """Fine observations of one variable: maps in the units of that variable, and the label of each.
 
     ``parts`` are the numbers of the independent parts of a record, None if the maps are a climatology; ``which`` are
-    the labels of the maps of the coarse variable, with the shape of its other dimensions.
+    the labels of the maps of the coarse variable, with the shape of its other dimensions. If values are sums over
+    cells, they are divided by the ``area`` of their cells.
     """
 
     maps: xr.DataArray
@@ -69,6 +70,7 @@ class Observations:
     which: Whole
     regrid: Regridder
     weight: float | None
+    area: Floats | None
     notes: tuple[str, ...] = ()
 
     @property
@@ -93,7 +95,8 @@ class Observations:
         factor, offset = self.scale
         with dask.config.set(scheduler="synchronous"):
             values = np.asarray(self.maps[first:last].values, np.float64)
-        return values if self.scale == (1.0, 0.0) else values * factor + offset
+        values = values if self.scale == (1.0, 0.0) else values * factor + offset
+        return values if self.area is None else values / self.area
 
 
 def observations(
@@ -106,7 +109,7 @@ def observations(
     for name in names:
         field = _field_for(ds[name], name, source, names)
         if field is None:
-            notes.append(f"{name}: no observations of it in climatology, the plain kernel")
+            notes.append(f"{name}: no observations of it in climatology, the method alone")
             continue
         found[name] = _observed(ds, name, select(source, field), field, axes, target, request)
         notes += found[name].notes
@@ -171,7 +174,7 @@ def _observed(
     if lacking.size:
         some = ", ".join(labels.words(int(one)) for one in lacking[:3])
         more = f" and {lacking.size - 3} more" if lacking.size > 3 else ""
-        notes.append(f"{name}: no observations for {some}{more}, the plain kernel there")
+        notes.append(f"{name}: no observations for {some}{more}, the method alone there")
     if lacking.size == np.unique(which).size:
         raise InputError(
             f"expected {what} with times among the labels of {name!r} ({labels}), received none of them; choose "
@@ -185,8 +188,10 @@ def _observed(
             notes.append(f"{name}: too few observations for {some} to estimate their error, weight 0 there")
     regrid = regridder(_plane_of(source, field, maps), target.fine, what, axes)
     if regrid.uncovered is not None:
-        notes.append(f"{name}: climatology does not cover {regrid.uncovered}, the plain kernel there")
-    return Observations(maps, labels, label, parts, scale, ratio, which, regrid, weight, tuple(notes))
+        notes.append(f"{name}: climatology does not cover {regrid.uncovered}, the method alone there")
+    extensive = (request.quantity_for(name) or quantity_of(ds[name])) == "extensive"
+    area = np.asarray(there.grid.cell_area) if extensive else None
+    return Observations(maps, labels, label, parts, scale, ratio, which, regrid, weight, area, tuple(notes))
 
 
 def _plane_of(source: xr.Dataset, field: str, maps: xr.DataArray) -> xr.Dataset:
@@ -389,12 +394,14 @@ def share_tables(tables: Tables) -> Iterator[None]:
         _shared.reset(token)
 
 
-@dataclass(frozen=True, eq=False)
 class _Source:
-    """Observations that Dask does not compute before a task begins, which reads them piece by piece."""
+    """Observations that Dask does not compute before a task begins, which reads them piece by piece.
 
-    observed: Observations
-    tables: Tables | None = None
+    Dask would find lazy maps in the fields of a dataclass, and compute all of them at once.
+    """
+
+    def __init__(self, observed: Observations, tables: Tables | None = None) -> None:
+        self.observed, self.tables = observed, tables
 
     def __getstate__(self) -> dict[str, Any]:
         # Tables are not sent to workers.
