@@ -176,18 +176,13 @@ def _in_threads(
 ) -> list[Any]:
     """Return the results of ``function`` for all maps and rows, called by threads in turn; one thread is this one.
 
-    With ``band``, pieces are all maps of at most this many rows.
+    With ``band``, pieces have at most this many rows, of as many maps as possible.
     """
-    if band is not None:
-        pieces = [(slice(None), first, min(first + band, shape[1])) for first in range(0, shape[1], band)]
-        if threads == 1:
-            return [function(*piece) for piece in pieces]
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(lambda arguments: function(*arguments), pieces))
+    pieces = _pieces(shape, threads) if band is None else _bands(shape, threads, band)
     if threads == 1:
-        return [function(slice(None), 0, shape[1])]
+        return [function(*piece) for piece in pieces]
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda arguments: function(*arguments), _pieces(shape, threads)))
+        return list(pool.map(lambda arguments: function(*arguments), pieces))
 
 
 def _blank_missing(x: NDArray[Any], fine: NDArray[Any], first: int, last: int) -> None:
@@ -202,6 +197,8 @@ def _blank_missing(x: NDArray[Any], fine: NDArray[Any], first: int, last: int) -
 def _pieces(shape: tuple[int, ...], threads: int) -> list[tuple[slice, int, int]]:
     """Return several pieces of maps and rows per thread: whole maps if there are many, else bands of rows."""
     maps, rows = shape[0], shape[1]
+    if threads == 1:
+        return [(slice(None), 0, rows)]
     piece_count = 4 * threads
     step = max(maps // piece_count, 1)
     bands = min(max(-(-piece_count // max(maps, 1)), 1), rows)
@@ -210,6 +207,17 @@ def _pieces(shape: tuple[int, ...], threads: int) -> list[tuple[slice, int, int]
         (slice(start, start + step), first, last)
         for start in range(0, maps, step)
         for first, last in pairwise(edges)
+    ]
+
+
+def _bands(shape: tuple[int, ...], threads: int, band: int) -> list[tuple[slice, int, int]]:
+    """Return pieces of at most ``band`` rows, each of an equal part of the maps per thread."""
+    maps, rows = shape[0], shape[1]
+    step = max(-(-maps // threads), 1)
+    return [
+        (slice(start, start + step), first, min(first + band, rows))
+        for first in range(0, rows, band)
+        for start in range(0, maps, step)
     ]
 
 
