@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import permutations
 from typing import Any
 
 import cftime  # type: ignore[import-untyped]
@@ -159,14 +158,3 @@ def labelled_dims(dims: tuple[str, ...]) -> tuple[str, ...]:
     """
     names = {dim.lower(): dim for dim in dims}
     return tuple(names[part] for part in COUNTS if part in names)
-
-
-def legal(name: Any) -> bool:
-    """Return whether a name is that of labels, in any order of its parts.
-
-    Examples
-    --------
-    >>> legal("month-hour"), legal("hour-month"), legal("week")
-    (True, True, False)
-    """
-    return name in CHOICES or any("-".join(order) in CHOICES for order in permutations(str(name).split("-")))

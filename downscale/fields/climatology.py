@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from downscale.fields.aggregate import Aggregation
 
@@ -125,5 +124,7 @@ class Evidence:
 
 def _pooled(values: Floats, closed: bool) -> Floats:
     """Return sums over neighbouring cells, weighted by distance."""
+    from scipy.ndimage import gaussian_filter
+
     modes = ("nearest", "nearest", "wrap" if closed else "nearest")
     return np.asarray(gaussian_filter(values, (0, REACH, REACH), mode=modes))

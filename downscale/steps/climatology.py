@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from downscale.cf.coordinates import horizontal_variables, select
 from downscale.cf.dates import Clock, is_time, values_of
 from downscale.cf.horizontal import Horizontal, horizontal
-from downscale.cf.labels import Labels, labelled_dims, numbers_on, years_of
+from downscale.cf.labels import STEPS, Labels, labelled_dims, numbers_on, years_of
 from downscale.cf.quantities import automatic_form, quantity_of, same_quantity, units_of
 from downscale.cf.times import date_bounds, time_name
 from downscale.cf.units import convert
@@ -542,7 +542,7 @@ def _spread(labels: Labels, wanted: Whole) -> list[Whole]:
     """Return the labels whose samples each wanted label averages: its own, and neighbouring days of the year."""
     if labels.parts[:1] != ("dayofyear",):
         return [np.array([label]) for label in wanted]
-    per_step = labels.count // 73
+    per_step = labels.count // STEPS
     half = WINDOW // 2
     steps = per_step * np.arange(-half, half + 1)
     return [(label + steps) % labels.count for label in wanted]

@@ -30,12 +30,12 @@ from downscale.methods.registry import CASCADE, find_method, is_learned
 from downscale.nn.cascade import cascade
 from downscale.nn.separable import operator
 from downscale.request import Request
-from downscale.steps.climatology import Observations, observations, with_form
 from downscale.steps.jobs import job_settings
 from downscale.typing import Capabilities, Upscaler
 
 if TYPE_CHECKING:
     from downscale.nn.spec import Event
+    from downscale.steps.climatology import Observations
 
 # Key of the noise shared by all outputs of a model.
 MODEL_KEY = "model"
@@ -109,6 +109,8 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
         require_lapse_rate(rate, ds[name], name)
     observed: dict[str, Observations] = {}
     if request.climatology is not None:
+        from downscale.steps.climatology import observations, with_form
+
         observed, more = observations(ds, list(jobs), axes, target, request)
         notes += more
         jobs = {name: with_form(job, observed[name]) if name in observed else job for name, job in jobs.items()}
