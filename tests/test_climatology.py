@@ -160,14 +160,13 @@ def test_weights_are_those_of_least_expected_error(noise: float) -> None:
     """Signal variance over that of the mean of the parts, whatever the correlation within a part."""
     rng, shape, parts, samples = np.random.default_rng(2), (60, 60), 10, 7
     signal = rng.normal(size=shape)
-    evidence = Evidence(1, shape, ratio=False)
+    evidence = Evidence(1, Aggregation(np.full(60, 0.5), np.full(60, 0.5), 2, 2), ratio=False)
     for _ in range(parts):
         # All samples of a part share their noise.
         mean = signal + noise * rng.normal(size=shape)
         evidence.add(0, samples, Part.of_mean(mean, np.zeros(shape), samples, ratio=False))
     pattern, _ = evidence.pattern()
-    cells = Aggregation(np.full(60, 0.5), np.full(60, 0.5), 2, 2)
-    weights = evidence.weights(pattern, cells, np.ones((30, 30)), closed=False)
+    weights = evidence.weights(pattern, np.ones((30, 30)), closed=False)
     assert weights.mean() == pytest.approx(1 / (1 + noise**2 / parts), abs=0.06)
 
 
@@ -182,7 +181,7 @@ def test_means_and_samples_give_the_same_sums() -> None:
 
 
 def test_a_zero_smooth_climatology_has_no_proportion_and_is_counted() -> None:
-    evidence = Evidence(1, (2, 2), ratio=True)
+    evidence = Evidence(1, Aggregation(np.full(2, 0.5), np.full(2, 0.5), 2, 2), ratio=True)
     evidence.add(0, 1, Part.of_mean(np.array([[1.0, 9.0], [0.0, 1.0]]), np.array([[0.0, 1.0], [1.0, 1.0]]), 1, True))
     pattern, clipped = evidence.pattern()
     assert pattern[0].tolist() == [[0.0, 4.0], [-1.0, 0.0]]

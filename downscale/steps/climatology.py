@@ -441,7 +441,7 @@ def estimate(observed: Observations, job: Job, mask: Any = None) -> tuple[NDArra
     """Return the weighted detail of each wanted label, zeros last, and a summary by label."""
     plain, wanted = _plain(job), observed.wanted
     valid = None if mask is None else np.asarray(mask) > 0.5
-    evidence = Evidence(wanted.size, job.fine.shape, observed.ratio)
+    evidence = Evidence(wanted.size, job.cells, observed.ratio)
     for parts in _parts_of_record(observed, plain, valid):
         for label, (samples, part) in parts.items():
             evidence.add(label, samples, part)
@@ -456,7 +456,7 @@ def estimate(observed: Observations, job: Job, mask: Any = None) -> tuple[NDArra
         weights = np.full((wanted.size, *job.coarse.shape), given)
     else:
         closed = bool(job.coarse.x.periodic)
-        weights = evidence.weights(pattern, job.cells, job.coarse.cell_area, closed)
+        weights = evidence.weights(pattern, job.coarse.cell_area, closed)
     table = np.zeros((wanted.size + 1, *job.fine.shape), np.float32)
     if wanted.size:
         shares = np.clip(compute_block(weights, plain, *_whole(job)), 0.0, 1.0)
