@@ -205,8 +205,8 @@ class Request:
     climatology_weight: Any = argument(
         "auto", '"auto" or float', str | float, "Weight of the detail, 0 to 1.",
         """"auto" shrinks it by its sampling error, for each label and coarse cell: the weight with the least expected
-        error, from products of independent parts of the record (its years, or runs of five days if there are fewer than
-        four). Records with a single part get 0, and climatologies without years get 1.""", _weight,
+        error, from independent parts of the record (its years, or runs of up to five days if there are fewer than six).
+        Records with too few parts get 0, and climatologies without years get 1.""", _weight,
     )  # fmt: skip
     footprint: Any = argument(
         None, "str, Psf, ArrayPsf or array, optional", str | None, "Footprint that coarse values are averages with.",
