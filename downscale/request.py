@@ -205,7 +205,7 @@ class Request:
     climatology_weight: Any = argument(
         "auto", '"auto" or float', str | float, "Weight of the detail, 0 to 1.",
         """"auto" shrinks it by its sampling error, for each label and coarse cell: the weight with the least expected
-        error, from independent parts of the record (its years, or runs of up to five days if there are fewer than six).
+        error, from independent parts of the record (its years, or runs of five days if there are fewer than four).
         Records with too few parts get 0, and climatologies without years get 1.""", _weight,
     )  # fmt: skip
     footprint: Any = argument(

@@ -29,8 +29,8 @@ def dates(count: int, step: str = "10D") -> np.ndarray:
     return np.datetime64("2001-01-05T12", "ns") + np.arange(count) * np.timedelta64(int(step[:-1]), step[-1])
 
 
-def record(rain: bool = False, count: int = 150, step: str = "10D", rows: int = 12, columns: int = 16) -> xr.Dataset:
-    """Fine observations of four years: a fixed pattern below coarse cells, a season, and weather."""
+def record(rain: bool = False, count: int = 300, step: str = "10D", rows: int = 12, columns: int = 16) -> xr.Dataset:
+    """Fine observations of eight years: a fixed pattern below coarse cells, a season, and weather."""
     grid, rng = region(rows, columns), np.random.default_rng(3)
     pattern = np.random.default_rng(1).normal(size=grid.shape)
     times = dates(count, step)

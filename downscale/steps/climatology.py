@@ -36,8 +36,8 @@ from downscale.request import Request
 
 # Values of a record that are read at once.
 PIECE = 8_000_000
-# Fewer calendar years are too few independent parts: then each run of some days is one, shorter in short records.
-FEWEST_YEARS, RUN_OF_DAYS, FEWEST_RUNS = 6, 5, 6
+# Fewer calendar years are too few independent parts: then each run of some days is one.
+FEWEST_YEARS, RUN_OF_DAYS = 4, 5
 DAY = 86400.0
 # Steps of five days that the detail of a day of the year is averaged over, around it.
 WINDOW = 7
@@ -329,11 +329,8 @@ def _parts(times: NDArray[Any]) -> Whole:
     years = years_of(times)
     if np.unique(years).size >= FEWEST_YEARS:
         return years - years.min()
-    days = Clock.of(times).seconds(times) / DAY
-    days = days - days.min()
-    # Weather of the same day is one sample.
-    run = np.clip(np.floor((days.max() + 1) / FEWEST_RUNS), 1, RUN_OF_DAYS)
-    return np.floor(days / run).astype(np.int64)
+    seconds = Clock.of(times).seconds(times)
+    return np.floor((seconds - seconds.min()) / (RUN_OF_DAYS * DAY)).astype(np.int64)
 
 
 def _dates_of(ds: xr.Dataset, name: str) -> NDArray[Any] | None:
