@@ -254,6 +254,13 @@ def test_months_without_observations_keep_the_kernel() -> None:
     assert any("no observations for month 3, month 4, month 5 and 6 more" in note for note in notes)
 
 
+def test_maps_without_any_observations_keep_the_kernel() -> None:
+    observed = record()
+    summer = downscale.coarsen(observed.isel(time=np.isin(observed["time.month"], [7])), FACTOR)
+    winter = observed.isel(time=np.isin(observed["time.month"], [1]))
+    assert (summer.downscale(FACTOR, climatology=winter).tas == summer.downscale(FACTOR).tas).all()
+
+
 def test_numbers_of_labels_are_checked() -> None:
     with pytest.raises(InputError, match=r"whole numbers from 1 to 12 along 'month', received 0 to 3"):
         numbers_on("month", np.array([0, 3]))

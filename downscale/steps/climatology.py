@@ -175,11 +175,6 @@ def _observed(
         some = ", ".join(labels.words(int(one)) for one in lacking[:3])
         more = f" and {lacking.size - 3} more" if lacking.size > 3 else ""
         notes.append(f"{name}: no observations for {some}{more}, the method alone there")
-    if lacking.size == np.unique(which).size:
-        raise InputError(
-            f"expected {what} with times among the labels of {name!r} ({labels}), received none of them; choose "
-            f"another {spell('climatology_by')}"
-        )
     weight = request.climatology_weight if request.climatology_weight != "auto" else None
     if parts is not None and weight is None:
         few = [one for one in np.intersect1d(which, label) if np.unique(parts[label == one]).size < 2]
@@ -440,12 +435,15 @@ def _table(source: _Source, job: Job, mask: Any) -> NDArray[np.float32]:
 def estimate(observed: Observations, job: Job, mask: Any = None) -> tuple[NDArray[np.float32], list[Summary]]:
     """Return the weighted detail of each wanted label, zeros last, and a summary by label."""
     plain, wanted = _plain(job), observed.wanted
+    if not wanted.size:
+        # Such as a block of months that the record lacks.
+        return np.zeros((1, *job.fine.shape), np.float32), []
     valid = None if mask is None else np.asarray(mask) > 0.5
     evidence = Evidence(wanted.size, job.cells, observed.ratio)
     for parts in _parts_of_record(observed, plain, valid):
         for label, (samples, part) in parts.items():
             evidence.add(label, samples, part)
-    if wanted.size and not evidence.seen:
+    if not evidence.seen:
         raise InputError(
             f"{job.name}: expected fine observations, received missing values only; pass others, or leave "
             f"{spell('climatology')} out"
@@ -458,9 +456,8 @@ def estimate(observed: Observations, job: Job, mask: Any = None) -> tuple[NDArra
         closed = bool(job.coarse.x.periodic)
         weights = evidence.weights(pattern, job.coarse.cell_area, closed)
     table = np.zeros((wanted.size + 1, *job.fine.shape), np.float32)
-    if wanted.size:
-        shares = np.clip(compute_block(weights, plain, *_whole(job)), 0.0, 1.0)
-        table[:-1] = shares * pattern
+    shares = np.clip(compute_block(weights, plain, *_whole(job)), 0.0, 1.0)
+    table[:-1] = shares * pattern
     area = job.coarse.cell_area
     facts = [
         Summary(
