@@ -57,13 +57,16 @@ class Part:
         valid = np.isfinite(maps) & np.isfinite(smooth)
         detail = np.where(valid, maps - smooth, 0.0)
         base = np.where(valid, np.maximum(smooth, 0.0), 0.0)
-        products = (detail * base).sum(axis=0), (base**2).sum(axis=0)
-        return cls(detail.sum(axis=0), base.sum(axis=0), *products, bool(valid.any()))
+        return cls(
+            detail.sum(axis=0), base.sum(axis=0), (detail * base).sum(axis=0), (base**2).sum(axis=0), bool(valid.any())
+        )
 
     def plus(self, other: Part) -> Part:
         """Return the sums over the samples of both."""
-        sums = (getattr(self, name) + getattr(other, name) for name in ("detail", "base", "product", "square"))
-        return Part(*sums, self.seen or other.seen)
+        return Part(
+            self.detail + other.detail, self.base + other.base, self.product + other.product,
+            self.square + other.square, self.seen or other.seen,
+        )  # fmt: skip
 
 
 class Evidence:

@@ -151,10 +151,14 @@ class _Remapping:
 
 @dataclass(frozen=True, eq=False)
 class Regridder:
-    """Area-weighted means of maps with gaps on the fine cells; ``uncovered`` locates cells beyond the maps, if any."""
+    """Area-weighted means of maps with gaps on the fine cells.
+
+    ``is_complete`` is whether the maps cover all fine cells entirely; ``uncovered`` locates cells beyond them.
+    """
 
     remap: Callable[[NDArray[Any]], Floats]
-    uncovered: str | None
+    is_complete: bool = True
+    uncovered: str | None = None
 
     def __call__(self, maps: NDArray[Any]) -> Floats:
         """Return maps (n, rows, columns) on the fine cells, NaN where less than half of the area has a value."""
@@ -162,10 +166,10 @@ class Regridder:
         return np.stack(fine) if fine else np.empty((0, 0, 0))
 
     def _regrid_map(self, values: NDArray[Any], valid: NDArray[np.bool_]) -> Floats:
-        fraction = self.remap(valid.astype(np.float64))
         total = self.remap(np.where(valid, values, 0.0))
-        if valid.all() and self.uncovered is None:
+        if self.is_complete and valid.all():
             return total
+        fraction = self.remap(valid.astype(np.float64))
         return np.where(fraction >= 0.5, total / np.where(fraction >= 0.5, fraction, 1.0), np.nan)
 
 
@@ -179,7 +183,7 @@ def regridder(field: xr.Dataset, grid: Any, option: str, axes: Horizontal | None
     """
     remapping = _find_remapping(field, grid, option, axes)
     if remapping.least_coverage >= 1 - COVERAGE_TOLERANCE:
-        return Regridder(remapping.remap, None)
+        return Regridder(remapping.remap)
     missing = np.broadcast_to(remapping.covered_fraction, grid.shape) < 0.5
     if missing.all():
         raise GridError(
@@ -187,10 +191,10 @@ def regridder(field: xr.Dataset, grid: Any, option: str, axes: Horizontal | None
             "another region"
         )
     if not missing.any():
-        return Regridder(remapping.remap, "less than half of any fine cell")
+        return Regridder(remapping.remap, is_complete=False)
     row, column = (int(i) for i in np.argwhere(missing)[0])
     place = f", such as {grid.describe(row, column)}" if hasattr(grid, "describe") else ""
-    return Regridder(remapping.remap, f"{100 * missing.mean():.3g} % of the fine cells{place}")
+    return Regridder(remapping.remap, False, f"{100 * missing.mean():.3g} % of the fine cells{place}")
 
 
 def _find_remapping(static: xr.Dataset, grid: Any, option: str, axes: Horizontal | None) -> _Remapping:
