@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from downscale.cf.labels import CHOICES
 from downscale.errors import OptionError, listing, spell
 from downscale.options import CHECKS, VALIDATORS, one_of, option
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 QUANTITIES = ("intensive", "extensive")
 FORMS = ("auto", "additive", "ratio")
+CALENDAR_LABELS = ("none", "season", "month", "dayofyear", "hour", "season-hour", "month-hour", "dayofyear-hour")
 MOST_MEMBERS = 2**31
 WIDTH = 120
 
@@ -194,7 +194,7 @@ class Request:
         "auto", "str", str, "Calendar labels of the climatology of a record.",
         """"none", "month", "season", "dayofyear" (in steps of five days, averaged over 35 days), "hour", or one of
         these with "-hour", such as "month-hour". "auto" is "month", or "month-hour" if the record has all hours of the
-        coarse times.""", one_of(*CHOICES),
+        coarse times.""", one_of("auto", *CALENDAR_LABELS),
     )  # fmt: skip
     climatology_form: Any = argument(
         "auto", '{"auto", "additive", "ratio"} or mapping of name to these', str | dict[str, str],

@@ -17,6 +17,7 @@ from downscale.cf.labels import Labels, numbers_on
 from downscale.errors import DownscaleError, InputError, OptionError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.climatology import Evidence, Part
+from downscale.request import CALENDAR_LABELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -195,7 +196,7 @@ def test_labels_of_calendars_agree() -> None:
     numpy = np.array(["2001-01-31T12", "2001-03-01T00", "2001-12-31T23"], "M8[ns]")
     days = ((2001, 1, 31, 12), (2001, 3, 1, 0), (2001, 12, 31, 23))
     noleap = np.array([cftime.datetime(*day, calendar="noleap") for day in days])
-    for by in ("none", "season", "month", "dayofyear", "hour", "month-hour"):
+    for by in CALENDAR_LABELS:
         labels = Labels.named(by)
         assert labels.of(numpy).tolist() == labels.of(noleap).tolist()
         assert (labels.of(numpy) < labels.count).all()

@@ -15,9 +15,6 @@ SEASONS = ("DJF", "MAM", "JJA", "SON")
 # Days of the year are counted in steps of a 73rd of a year: five days, in every calendar.
 STEPS = 73
 COUNTS = {"season": 4, "month": 12, "dayofyear": STEPS, "hour": 24}
-# Labels that may be combined: one position in the year, and one in the day.
-IN_YEAR, IN_DAY = ("season", "month", "dayofyear"), ("hour",)
-CHOICES = ("auto", "none", *COUNTS, *(f"{year}-hour" for year in IN_YEAR))
 DAYS_OF_YEAR = {"360_day": 360, "noleap": 365, "365_day": 365, "all_leap": 366, "366_day": 366}
 
 Whole = NDArray[np.int64]
