@@ -127,12 +127,8 @@ def _refine_columns(literal):  # type: ignore[no-untyped-def]
         first, start = U(operator.cuts[run] * f), operator.starts[run]
         for c in range(0, f, columns_at_once):
             q = run * f + c
-            weights = (
-                _take_seven(w, q, 0),
-                _take_seven(w, q + one, 0),
-                _take_seven(w, q + two, 0),
-                _take_seven(w, q + three, 0),
-            )
+            weights = (_take_seven(w, q, 0), _take_seven(w, q + one, 0), _take_seven(w, q + two, 0),
+                       _take_seven(w, q + three, 0))  # fmt: skip
             for i in range(operator.cuts[run + 1] - operator.cuts[run]):
                 values, o = _take_seven(t, k, start + i), first + U(f) * U(i) + U(c)
                 for p in range(columns_at_once):
@@ -165,13 +161,8 @@ def _update_rows(t, j, operator, rows, slot_rows, slots):  # type: ignore[no-unt
 @compile_inner
 def _two_rows(rows, slots, weights, first, second, left, width, fine, one, two):  # type: ignore[no-untyped-def]
     """Compute two fine rows, with the weights of two rows of a table, from column ``left`` on."""
-    a, b, s, one, two = (
-        _take_seven(weights, first, 0),
-        _take_seven(weights, second, 0),
-        _take_seven(slots, 0, 0),
-        U(one),
-        U(two),
-    )
+    a, b, s = _take_seven(weights, first, 0), _take_seven(weights, second, 0), _take_seven(slots, 0, 0)
+    one, two = U(one), U(two)
     for i in range(width):
         value = rows[U(s[0]), U(left) + U(i)]
         v, w = a[0] * value, b[0] * value
@@ -264,10 +255,8 @@ def _means(values, first_column, strip, cells, absolute, total, mean):  # type: 
             if absolute:
                 v, w = abs(v), abs(w)
             if cells.cell_fraction.size:
-                a, b = (
-                    cells.cell_fraction[U(top) + one, left + U(i)],
-                    0.0 if odd else cells.cell_fraction[U(top) + two, left + U(i)],
-                )
+                a = cells.cell_fraction[U(top) + one, left + U(i)]
+                b = 0.0 if odd else cells.cell_fraction[U(top) + two, left + U(i)]
             total[i] = a * v + b * w + (total[i] if r else 0.0)
     if not cells.cell_fraction.size:
         for i in range(strip.n * strip.columns):
@@ -589,20 +578,9 @@ def refine(coarse, x, out, first, last, operator, cells, detail, law, doubtful):
                 is_on_bound = False
                 if law.kind == BOUNDED:
                     is_on_bound = _impose_bounds(
-                        x,
-                        strip,
-                        cells,
-                        law,
-                        has_valid,
-                        fine,
-                        residual,
-                        scale,
-                        row_buffer,
-                        second_buffer,
-                        scratch,
-                        y,
-                        fraction,
-                    )
+                        x, strip, cells, law, has_valid, fine, residual, scale, row_buffer,
+                        second_buffer, scratch, y, fraction,
+                    )  # fmt: skip
                 _convert(fine, residual, scale, stored_rows, strip, not is_on_bound, row_buffer, second_buffer)
                 if law.tolerance < np.inf:
                     _means(stored_rows, first_column, strip, cells, False, row_buffer, mean)
@@ -659,11 +637,8 @@ def check_cells(  # type: ignore[no-untyped-def]
             for i in range(n_x):
                 value, mean, size, has_valid, has_gaps = x[k, j, i], means[i], magnitudes[i], True, False
                 finite = np.isfinite(mean)
-                if (
-                    bounded
-                    and low <= value <= high
-                    and not (finite and row_buffer[i] >= low and second_buffer[i] <= high)
-                ):
+                is_within = finite and row_buffer[i] >= low and second_buffer[i] <= high
+                if bounded and low <= value <= high and not is_within:
                     counts[4] += _count_beyond(values, i, strip, low, high)
                 if sizes.size or not finite:
                     mean, size, has_valid, has_gaps = _mean_with_gaps(values, row_sizes, strip, cells, i)
