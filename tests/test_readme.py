@@ -38,7 +38,7 @@ def run(arguments: list[str], folder: Path) -> str:
 
 
 def test_there_are_blocks() -> None:
-    assert len(PYTHON_BLOCKS) == 5
+    assert len(PYTHON_BLOCKS) == 6
     assert len(COMMANDS) == 16
 
 
@@ -55,14 +55,18 @@ def test_second_block(folder: Path) -> None:
     assert float(second) == 0.0
 
 
-def test_third_block(folder: Path) -> None:
-    passed, masked, difference, packed = run([sys.executable, "-c", PYTHON_BLOCKS[2]], folder).splitlines()
+def test_block_of_observations(folder: Path) -> None:
+    assert run([sys.executable, "-c", PYTHON_BLOCKS[2]], folder) == "True\n"
+
+
+def test_block_of_other_grids(folder: Path) -> None:
+    passed, masked, difference, packed = run([sys.executable, "-c", PYTHON_BLOCKS[3]], folder).splitlines()
     assert passed == masked == packed == "True"
     assert float(difference) < 1e-4
     assert (folder / "small.nc").exists()
 
 
-@pytest.mark.parametrize("number", [3, 4])
+@pytest.mark.parametrize("number", [4, 5])
 def test_blocks_of_ensembles_and_footprints(number: int, folder: Path) -> None:
     assert "True" in run([sys.executable, "-c", PYTHON_BLOCKS[number]], folder)
 
