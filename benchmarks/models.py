@@ -112,7 +112,8 @@ def ratios_of(
     kernel = error(method="sobolev")
     found = {Path(method).stem: error(method=method, orog=relief) / kernel}
     if relief is not None:
-        found["-6.5 K/km"] = error(method="sobolev", orog=relief, lapse_rate=-6.5e-3) / kernel
+        term = {"orog": relief, "lapse_rate": -6.5e-3, "relief_smoothing": 0}
+        found["-6.5 K/km"] = error(method="sobolev", **term) / kernel
     return found
 
 

@@ -22,7 +22,7 @@ from downscale.methods.footprint import whole_maps
 from downscale.methods.members import DIMENSION, member_coordinate, with_members
 from downscale.methods.registry import name_of
 from downscale.process.computing import workers
-from downscale.request import Request, read_request, takes_request
+from downscale.request import Request, is_auto, read_request, takes_request
 from downscale.steps.axis_downscale import AxisPlan, apply_axis_plan, plan_axis
 from downscale.steps.history import add_history, describe_request, set_attributes
 from downscale.steps.horizontal import (
@@ -35,6 +35,7 @@ from downscale.steps.horizontal import (
 )
 from downscale.steps.jobs import fit_chunks
 from downscale.steps.prepare import MapPlan, Step, plan_maps, split_request
+from downscale.steps.terrain import SAMPLE_MAPS, TerrainChoice, settle_terrain
 
 # Static fields of a model that are computed from the orography.
 OROGRAPHY_FEATURES = ("orog", "relief", "slope", "aspect")
@@ -77,13 +78,25 @@ def downscale(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **
 def downscale_request(obj: XarrayObject, request: Request) -> XarrayObject:
     """Return the fine object of a request; see :func:`downscale.downscale`."""
     ds, name = as_dataset(obj)
-    fine = _downscale_dataset(ds, request)
+    fine = _downscale_dataset(ds, settle_request(ds, request)[0])
     if name is not None and name not in fine:
         # The flag of an event: its probability is a second variable, which needs a Dataset.
         name = next(str(variable) for variable in fine.data_vars if "flag_values" in fine[variable].attrs)
     if request.output_chunks is not None:
         fine = fine.chunk(request.output_chunks)
     return fine if name is None else as_array(fine, name, obj)
+
+
+def settle_request(ds: xr.Dataset, request: Request) -> tuple[Request, dict[str, TerrainChoice]]:
+    """Return the request with its terrain term in numbers, and the choices of self-validation by variable.
+
+    Reads a sample of maps if the term is left to self-validation, else nothing.
+    """
+    map_request = None if request.lapse_rate is None else split_request(ds, request)[1]
+    if map_request is None:
+        return request, {}
+    chosen, choices = settle_terrain(ds, map_request)
+    return replace(request, lapse_rate=chosen.lapse_rate, relief_smoothing=chosen.relief_smoothing), choices
 
 
 def _downscale_dataset(ds: xr.Dataset, request: Request) -> xr.Dataset:
@@ -194,6 +207,11 @@ def _plan_notes(ds: xr.Dataset, map_plan: MapPlan, request: Request) -> list[str
     if not map_plan.target.nests:
         pieces = " x ".join(str(count) for count in map_plan.target.factors)
         notes.append(f"target cells cross coarse cells: these are cut into up to {pieces} pieces, maps are not split")
+    for name, rate in map_plan.lapse_rates.items():
+        settings = {"lapse_rate": is_auto(rate), "relief_smoothing": map_plan.relief_smoothing[name] is None}
+        chosen = " and ".join(setting for setting, is_chosen in settings.items() if is_chosen)
+        if rate is not None and chosen:
+            notes.append(f"{name}: {chosen} chosen by self-validation, from about {SAMPLE_MAPS} maps, when it is run")
     if map_plan.instrument is not None:
         notes.append(f"footprint {map_plan.instrument.psf}: coarse = A H fine; maps are not split")
     if request.orog is not None and not _uses_orography(map_plan, request):

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from downscale.errors import OptionError, listing, spell
 from downscale.options import CHECKS, VALIDATORS, one_of, option
@@ -24,6 +24,11 @@ QUANTITIES = ("intensive", "extensive")
 FORMS = ("auto", "additive", "ratio")
 CALENDAR_LABELS = ("none", "season", "month", "dayofyear", "hour", "season-hour", "month-hour", "dayofyear-hour")
 MOST_MEMBERS = 2**31
+AUTO = "auto"
+# Rates in recipes and on the command line.
+RATE = float | Literal["auto"] | dict[str, float | Literal["auto"] | None] | None
+# Fine cells: more would need neighbours from most of a small domain.
+LARGEST_SMOOTHING = 50
 WIDTH = 120
 
 
@@ -73,9 +78,34 @@ def _member_count(value: Any) -> str | None:
     return None if value is None else _whole_number(1, MOST_MEMBERS)(value)
 
 
+def values_of(value: Any) -> list[Any]:
+    """Return the values of a mapping by name, or the only one."""
+    return list(value.values()) if isinstance(value, Mapping) else [value]
+
+
+def value_for(value: Any, name: str) -> Any:
+    """Return the value of one variable: from a mapping by name, or the one of all."""
+    return value.get(name) if isinstance(value, Mapping) else value
+
+
+def is_auto(value: Any) -> bool:
+    """Return whether a lapse rate is left to self-validation."""
+    return isinstance(value, str) and value == AUTO
+
+
+def _rate(value: Any) -> str | None:
+    legal = all(not isinstance(one, str) or is_auto(one) for one in values_of(value))
+    return None if legal else f'a number in units per metre, a DataArray, "{AUTO}" or None'
+
+
+def _smoothing(value: Any) -> str | None:
+    expected = _number(0, LARGEST_SMOOTHING, optional=True)
+    return next(filter(None, map(expected, values_of(value))), None)
+
+
 def _quantity(value: Any) -> str | None:
-    values = list(value.values()) if isinstance(value, Mapping) else [value]
-    return None if all(item in (*QUANTITIES, None) for item in values) else f"one of {listing((*QUANTITIES, None))}"
+    legal = (*QUANTITIES, None)
+    return None if all(item in legal for item in values_of(value)) else f"one of {listing(legal)}"
 
 
 def _form(value: Any) -> str | None:
@@ -135,9 +165,18 @@ class Request:
         "It masks nothing (see ``mask``).",
     )  # fmt: skip
     lapse_rate: Any = argument(
-        None, "float or DataArray, optional", float | None, "Change of the field with height, in units per metre.",
+        None, 'float, DataArray, "auto" or mapping of name to these, optional', RATE,
+        'Change of the field with height, in units per metre, or "auto".',
         """For example -6.5e-3 for temperature in K. Adds the orography that the coarse grid does not resolve,
-        ``Gamma (z - U A z)``. There is no default: None adds nothing.""", in_recipe=False,
+        ``Gamma (S z - U A S z)``, S the smoothing. "auto" takes the rate that self-validation supports with confidence,
+        or none; it reads a sample of maps at once. None (default) adds nothing.""", _rate, in_recipe=False,
+    )  # fmt: skip
+    relief_smoothing: Any = argument(
+        None, "float or mapping of name to float, optional", float | dict[str, float | None] | None,
+        "Smoothing of the orography of the lapse-rate term, in fine cells, by default self-validated.",
+        """Standard deviation of Gaussian weights of neighbours. Models do not resolve the orography of single cells, so
+        that the term of the full orography is too rough. 0 leaves the orography as it is. By default the most, up to 1,
+        that self-validation supports, from a sample of maps that is read at once.""", _smoothing, in_recipe=False,
     )  # fmt: skip
     terrain_penalty: TerrainPenalty | None = argument(
         None, "TerrainPenalty, optional", Any,
@@ -262,6 +301,16 @@ class Request:
             raise OptionError(
                 f"expected {orog} with {spell('lapse_rate')}, received none; pass the fine orography as {orog}"
             )
+        if self.relief_smoothing is not None and self.lapse_rate is None:
+            raise OptionError(
+                f"expected {spell('lapse_rate')} with {spell('relief_smoothing')}, received none; pass a rate in "
+                f'units per metre, or "{AUTO}"'
+            )
+        if any(map(is_auto, values_of(self.lapse_rate))) and method.kind not in ("kernel", CASCADE):
+            raise OptionError(
+                f'expected a kernel with {spell("lapse_rate")} "{AUTO}", received {name!r}; pass a rate as a number, '
+                "or a method such as 'sobolev'"
+            )
         if terrain is not None and not isinstance(terrain, TerrainPenalty):
             raise OptionError(f"expected terrain_penalty to be a TerrainPenalty, received {type(terrain).__name__}")
         if terrain is not None and self.conserve != "cell":
@@ -300,7 +349,7 @@ class Request:
 
     def quantity_for(self, name: str) -> str | None:
         """Return the requested quantity of one variable: sums, means, or None."""
-        return self.quantity.get(name) if isinstance(self.quantity, Mapping) else self.quantity
+        return value_for(self.quantity, name)
 
     def setting(self, name: str) -> Any:
         """Return an option of this request, or the package-wide one if it is None."""

@@ -89,7 +89,7 @@ OPTIONS: list[tuple[tuple[str, ...], str]] = [
     ((*F, "--na-thres", "2"), "expected --na-thres to be a number from 0 to 1, received 2"),
     ((*F, "--na-thres", "nan"), "expected --na-thres to be a number from 0 to 1, received nan"),
     ((*F, "--lapse-rate", "-0.0065"), "expected --orog with --lapse-rate, received none; pass the fine"),
-    ((*F, "--orog", "relief.nc", "--lapse-rate", "nan"), "expected --lapse-rate to be a number or a DataArray (units"),
+    ((*F, "--orog", "relief.nc", "--lapse-rate", "nan"), "expected --lapse-rate to be a number, a DataArray (units"),
     ((*RELIEF, "part.nc"), "orog: expected a field that covers the whole fine grid, received one that covers 0 % of"),
     ((*RELIEF, "far.nc"), "orog: expected"),
     ((*RELIEF, "two.nc"), "expected one orography field, received ['a', 'b']; pass that DataArray itself"),

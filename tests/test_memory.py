@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,15 @@ from sample_fields import field_on, plane, region, relief_on, world
 
 import downscale
 from downscale.cf import coordinates
-from downscale.engine.memory import READING_BYTES, STATIC_COPIES, ExtraMemory
+from downscale.engine.memory import READING_BYTES, SMOOTHING_COPIES, STATIC_COPIES, ExtraMemory
 from downscale.errors import OptionError
+from downscale.grid.axis import CellAxis
+from downscale.grid.latlon import RectilinearGrid
+from downscale.request import Request
 from downscale.steps import jobs
 from downscale.steps.jobs import fit_chunks
+from downscale.steps.prepare import plan_maps
+from downscale.steps.terrain import terrain_term
 
 
 @pytest.mark.parametrize("grid", [world(7, 9), region(8, 10), plane(6, 11)], ids=["world", "region", "plane"])
@@ -69,6 +75,25 @@ def test_fine_fields_and_chunks_of_the_input_count() -> None:
     both = ds.downscale.plan(2, mask=mask, orog=relief, lapse_rate=-6.5e-3).variables["tas"]
     assert both.static_bytes - masked.static_bytes >= 16 * cells
     assert both.block_bytes > masked.block_bytes
+    rough = ds.downscale.plan(2, mask=mask, orog=relief, lapse_rate=-6.5e-3, relief_smoothing=0).variables["tas"]
+    assert both.static_bytes - rough.static_bytes == 8 * cells * SMOOTHING_COPIES
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("width", [0.0, 1.0, 10.0])
+def test_a_terrain_term_takes_no_more_copies_than_are_counted(masked: bool, width: float) -> None:
+    lat, lon = CellAxis(np.linspace(-60, 60, 301), "latitude"), CellAxis(np.linspace(0, 300, 401), "longitude")
+    grid = RectilinearGrid(lat, lon)
+    map_plan = plan_maps(field_on(grid, 1), Request(factor=2, orog=relief_on(grid), lapse_rate=-6.5e-3))
+    orog = np.asarray(map_plan.statics["orog"], np.float64)
+    mask = np.ones(orog.shape) if masked else None
+    job = map_plan.jobs["tas"]
+    terrain_term(orog, -6.5e-3, width, job, mask)
+    tracemalloc.start()
+    terrain_term(orog, -6.5e-3, width, job, mask)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= orog.nbytes * (STATIC_COPIES + SMOOTHING_COPIES * (width > 0))
 
 
 def test_what_reading_takes_counts_where_files_are_read(tmp_path: Path) -> None:

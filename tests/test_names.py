@@ -45,6 +45,7 @@ REQUESTS: list[dict[str, Any]] = [
     {"factor": 2, "orog": OROG, "lapse_rate": -6.5e-3},
     {"factor": 2, "orog": other(OROG), "lapse_rate": -6.5e-3},
     {"factor": 2, "orog": OROG, "lapse_rate": -6e-3},
+    {"factor": 2, "orog": OROG, "lapse_rate": -6e-3, "relief_smoothing": 0},
     {"factor": 2, "method": "cascade", "seed": 1},
     {"factor": 2, "method": "cascade", "seed": 2},
     {"factor": 2, "quantity": "extensive"},

@@ -12,17 +12,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.api import downscale, downscale_request
+from downscale.api import downscale, downscale_request, settle_request
 from downscale.cf.coordinates import new_coordinates, select
-from downscale.cf.horizontal import Horizontal, horizontal
+from downscale.cf.horizontal import horizontal
 from downscale.methods.registry import is_learned, name_of
 from downscale.request import Request
 from downscale.steps.coarsen import cell_area, coarsen
 from downscale.steps.prepare import MapPlan, plan_maps
-
-SAMPLE_MAPS = 12
-# Below this many coarse cells along an axis the coarsening is too small to compare methods.
-LEAST_CELLS = 3
+from downscale.steps.terrain import LEAST_CELLS, crop, refinement, sample_maps
 
 
 def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, float]]:
@@ -41,12 +38,13 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
         Area-weighted RMSE by method: "blocks", "bilinear", the method itself, and the method "with terrain" if a lapse
         rate is given; empty if the field is too small.
     """
+    request = settle_request(ds, request)[0]
     map_plan = plan_maps(ds, request)
     if not map_plan.target.nests:
         return {}
     names = list(map_plan.jobs)
     factors = map_plan.factors
-    truth = _crop(sample_maps(select(ds, names), map_plan.axes).load(), factors)
+    truth = crop(sample_maps(select(ds, names), map_plan.axes).load(), factors)
     if any(truth.sizes[dim] // factor < LEAST_CELLS for dim, factor in factors.items()):
         return {}
     coarse = coarsen(truth, factors)
@@ -66,9 +64,13 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
             del runs[label]
         elif model.statics:
             runs[label]["orog"] = _coarse_orography(truth, map_plan)
-    if request.orog is not None and request.lapse_rate is not None and label in runs:
-        orog = _coarse_orography(truth, map_plan)
-        runs[f"{label} with terrain"] = {**runs[label], "orog": orog, "lapse_rate": request.lapse_rate}
+    if label in runs and any(rate is not None for rate in map_plan.lapse_rates.values()):
+        # The same length of smoothing, in coarse cells.
+        widths = {name: (width or 0.0) / refinement(map_plan) for name, width in map_plan.relief_smoothing.items()}
+        runs[f"{label} with terrain"] = {
+            **runs[label], "orog": _coarse_orography(truth, map_plan), "lapse_rate": request.lapse_rate,
+            "relief_smoothing": widths,
+        }  # fmt: skip
     errors: dict[str, dict[str, float]] = {name: {} for name in names}
     area = cell_area(truth)
     for label, options in runs.items():
@@ -76,18 +78,6 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
         for name in names:
             errors[name][label] = weighted_rmse(prediction[name], truth[name], area)
     return errors
-
-
-def sample_maps(ds: xr.Dataset, axes: Horizontal, count: int = SAMPLE_MAPS) -> xr.Dataset:
-    """Return about ``count`` maps, evenly spaced along the first other dimensions."""
-    for dim in ds.sizes:
-        if dim not in axes.dims and ds.sizes[dim] > count and any(dim in v.dims for v in ds.data_vars.values()):
-            ds = ds.isel({dim: np.unique(np.linspace(0, ds.sizes[dim] - 1, count).round().astype(int))})
-    return ds
-
-
-def _crop(ds: xr.Dataset, factors: dict[str, int]) -> xr.Dataset:
-    return ds.isel({dim: slice(0, ds.sizes[dim] // factor * factor) for dim, factor in factors.items()})
 
 
 def _coarse_orography(truth: xr.Dataset, map_plan: MapPlan) -> xr.Dataset:

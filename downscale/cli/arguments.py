@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from downscale.errors import OptionError, spell, spelling
-from downscale.request import ARGUMENTS, CONSERVE, DECONVOLUTION, QUANTITIES, Argument, require_legal
+from downscale.request import ARGUMENTS, AUTO, CONSERVE, DECONVOLUTION, QUANTITIES, Argument, require_legal
 
 ATTRIBUTE = re.compile(r"[A-Za-z_][\w.@+-]*")
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in (*ARGUMENTS, *DECONVOLUTION, *CONSERVE, "chunks", "law")}
@@ -99,6 +99,35 @@ def parse_bounds(text: str) -> Any:
             f"expected finite {spell('bounds')} LOW:HIGH, received {text!r}; leave a side empty where there is none"
         )
     return low, high
+
+
+def parse_rate(text: str) -> Any:
+    """Return a number, or "auto".
+
+    Examples
+    --------
+    >>> parse_rate("-6.5e-3"), parse_rate("auto")
+    (-0.0065, 'auto')
+    """
+    return text if text == AUTO else _parse_number(text, "lapse_rate", f"a number in units per metre or {AUTO}")
+
+
+def parse_smoothing(text: str) -> float:
+    """Return a number of fine cells.
+
+    Examples
+    --------
+    >>> parse_smoothing("0.5")
+    0.5
+    """
+    return _parse_number(text, "relief_smoothing", "a number of fine cells")
+
+
+def _parse_number(text: str, name: str, expected: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise OptionError(f"expected {spell(name)} as {expected}, received {text!r}") from None
 
 
 def parse_quantity(text: str) -> Any:
@@ -210,7 +239,8 @@ SYNTAX: dict[str, tuple[str, Callable[[str], Any] | None]] = {
     "climatology_form": ("auto, additive, ratio, or by variable pr:ratio", parse_form),
     "climatology_weight": ("auto, or a number", parse_weight),
     "orog": ("a file", None),
-    "lapse_rate": ("needs --orog", None),
+    "lapse_rate": ("e.g. -6.5e-3, or auto; needs --orog", parse_rate),
+    "relief_smoothing": ("0 for none; needs --lapse-rate", parse_smoothing),
     "footprint": ("gaussian:25km", None),
     "conserve": ("cell, total or none", lambda text: None if text == "none" else text),
     "bounds": ("auto, none, or LOW:HIGH (either may be empty)", parse_bounds),
@@ -220,8 +250,8 @@ SYNTAX: dict[str, tuple[str, Callable[[str], Any] | None]] = {
 # The arguments of a request that are options of ``apply``.
 REQUEST = (
     "factor", "target_grid", "mask", "na_thres", "method", "members", "seed", "smoothing", "data_vars", "orog",
-    "lapse_rate", "climatology", "climatology_by", "climatology_form", "climatology_weight", "footprint", "conserve",
-    "bounds", "quantity", "tolerance", "device",
+    "lapse_rate", "relief_smoothing", "climatology", "climatology_by", "climatology_form", "climatology_weight",
+    "footprint", "conserve", "bounds", "quantity", "tolerance", "device",
 )  # fmt: skip
 
 

@@ -27,6 +27,8 @@ READING_BYTES = 130_000_000
 # Float64 copies of the fine cells: of a block for area fractions under a mask and for orography, and of a whole grid
 # for each fine field, and for orography and masks during their computation (measured).
 MASK_COPIES, OROGRAPHY_COPIES, STATIC_COPIES = 5, 2, 3
+# The name, among fine fields, of the smoothing of orography, and its copies of the fine cells (measured).
+SMOOTHED, SMOOTHING_COPIES = "smoothed", 3
 # The same for a whole grid: areas that are not products, with their fractions; two-dimensional positions, with and
 # without corners; and polygon cells on the sphere (measured).
 AREA_COPIES, CORNER_COPIES, POSITION_COPIES, POLYGON_COPIES = 3, 18, 4, 33
@@ -74,8 +76,9 @@ class ExtraMemory:
         ``grid_copies`` is the number of float64 copies of the fine cells for areas and positions, ``chunk`` the bytes
         of the largest input chunk; ``reads_files`` is whether the input is read from files during the run.
         """
-        fields = len({*statics, *(["orog"] if "terrain" in statics else [])})
-        copies = fields + STATIC_COPIES * len({"terrain", "mask"} & set(statics)) + grid_copies
+        fields = len({*statics, *(["orog"] if "terrain" in statics else [])} - {SMOOTHED})
+        computing = STATIC_COPIES * len({"terrain", "mask"} & set(statics)) + SMOOTHING_COPIES * (SMOOTHED in statics)
+        copies = fields + computing + grid_copies
         block_copies = MASK_COPIES * ("mask" in statics) + OROGRAPHY_COPIES * ("terrain" in statics)
         return cls(8 * cells * copies + READ_COPIES * chunk + READING_BYTES * reads_files, 8 * block_copies)
 

@@ -194,6 +194,7 @@ class ReadyMethod:
             "taps": None if is_model else entry.taps, "order": None if is_model else entry.order,
             "members": entry.members, "seed": None if entry.members is None else entry.seed,
             "smoothing": entry.smoothing, "lapse_rate": entry.lapse_rate,
+            "relief_smoothing": None if entry.lapse_rate is None else entry.relief_smoothing,
             "orog": truth.statics.get("orog") if needs_orog else None,
             "sftlf": truth.statics.get("sftlf") if is_model else None,
         }  # fmt: skip

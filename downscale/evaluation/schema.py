@@ -72,7 +72,8 @@ class Method(Block):
     ``method`` is a name or the path of a checkpoint. Alternatively, ``train`` is the path of a training recipe, which
     runs first, for ``max_time`` if given. ``change`` replaces values of that recipe by the path of their key
     (``network.options.width: 32``; null removes a key). ``members`` is the size of ensembles, for stochastic methods.
-    ``bounded`` enforces the bounds of the variable, and needs cell conservation.
+    ``bounded`` enforces the bounds of the variable, and needs cell conservation. ``relief_smoothing`` smooths the
+    orography of the lapse-rate term, in fine cells; 0 (default) leaves it as it is.
     """
 
     label: str
@@ -83,6 +84,7 @@ class Method(Block):
     bounded: bool = True
     conserve: Literal["cell", "total"] | None = "cell"
     lapse_rate: float | None = None
+    relief_smoothing: float = Field(default=0.0, ge=0)
     taps: int = 7
     order: float | None = None
     device: str | None = None

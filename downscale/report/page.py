@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ import yaml
 
 from downscale.cf.bounds import bounds_variables
 from downscale.cf.horizontal import horizontal
-from downscale.check.self_validation import sample_maps
 from downscale.conservation.report import ConservationReport
 from downscale.engine.plan import Plan, readable_bytes
 from downscale.errors import DownscaleError
@@ -29,6 +28,7 @@ from downscale.io.paths import sources_of
 from downscale.plot.charts import spectrum
 from downscale.plot.figures import compare, conservation, zoom
 from downscale.plot.style import value_words
+from downscale.steps.terrain import TerrainChoice, sample_maps
 from downscale.version import library_versions
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class Outcome:
         Errors of predicting the coarse field from its own coarsening; penalty before and after.
     climatology : dict
         Errors of predicting parts of the fine observations that are left out, and weights by label.
+    terrain : dict
+        Rate and smoothing of the terrain term that self-validation chose, by variable.
     files : list of Path
         Files that the run wrote.
     seconds : float
@@ -110,6 +112,7 @@ class Outcome:
     self_validation: dict[str, dict[str, float]] = field(default_factory=dict)
     terrain_penalty: dict[str, dict[str, float]] = field(default_factory=dict)
     climatology: dict[str, dict[str, Any]] = field(default_factory=dict)
+    terrain: dict[str, TerrainChoice] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     seconds: float = 0.0
     blocks: int = 0
@@ -196,6 +199,7 @@ def report_facts(outcome: Outcome, coarse: xr.Dataset) -> dict[str, Any]:
         "self_validation": outcome.self_validation,
         "terrain_penalty": outcome.terrain_penalty,
         "climatology": outcome.climatology,
+        "terrain": {name: {**asdict(choice), "words": str(choice)} for name, choice in outcome.terrain.items()},
         "blocks": {"count": outcome.blocks, "kept": outcome.kept} if outcome.blocks else None,
         "files": [str(path) for path in outcome.files],
         "seconds": round(outcome.seconds, 2),

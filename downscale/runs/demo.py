@@ -9,17 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downscale.cf.coordinates import select
-from downscale.check.self_validation import sample_maps, self_validation
+from downscale.check.self_validation import self_validation
 from downscale.errors import OutputError
 from downscale.fields.gradient import Spacing, slope
 from downscale.io.config import read_recipe
 from downscale.io.read import open_dataset
 from downscale.methods.registry import name_of
 from downscale.report.page import Outcome, SideBySide, write_report
+from downscale.request import value_for
 from downscale.runs.pipeline import run
 from downscale.runs.recipe import Recipe, parse_recipe
 from downscale.runs.single import build_request, open_input
 from downscale.steps.prepare import MapPlan, plan_maps
+from downscale.steps.terrain import sample_maps
 
 DESCRIPTION = (
     "Annual means of a climate model over North America, downscaled from 1.25 x 1.875 degrees with the Sobolev kernel; "
@@ -108,7 +110,7 @@ def measure_outcome(outcome: Outcome) -> dict[str, Any]:
     errors = (outcome.self_validation or self_validation(coarse, request)).get(name, {})
     # The last one is that with orography, if it was tried.
     rmse = next((errors[key] for key in reversed(errors) if key.startswith(name_of(request.method))), None)
-    rate = recipe.terrain.lapse_rate
+    rate = outcome.terrain[name].rate if name in outcome.terrain else value_for(recipe.terrain.lapse_rate, name)
     return {
         "label": recipe.downscale.method + ("" if rate is None else f", {1000 * rate:g} per km of orography"),
         "cell_error": np.nan if outcome.conservation is None else outcome.conservation.max_relative_error,

@@ -10,7 +10,7 @@ from typing import Any
 
 import xarray as xr
 
-from downscale.api import plan_request
+from downscale.api import plan_request, settle_request
 from downscale.cf.coordinates import select
 from downscale.cf.horizontal import share_grids
 from downscale.check.climatology import climatology_validation
@@ -29,7 +29,7 @@ from downscale.runs.block_run import BlockOptions, choose_blocks, downscale_to_f
 from downscale.runs.blocks import BlockPlan, block_size, check_outputs, plan_blocks
 from downscale.runs.manifest import remove_manifest, sweep
 from downscale.runs.recipe import Recipe
-from downscale.runs.single import STORE, build_request, has_means, open_input, static_sources
+from downscale.runs.single import STORE, build_request, has_means, open_input, static_sources, with_terrain
 from downscale.steps.prepare import split_request
 
 
@@ -100,6 +100,11 @@ def run(
         notes = [] if overwrite or resume else [f"{name} exists; to replace it, {OVERWRITE}" for name in existing]
         outcome.plan = replace(outcome.plan, notes=(*outcome.plan.notes, *notes))
         return outcome
+    if request.lapse_rate is not None:
+        with outcome.stage("terrain term"):
+            # Of the whole record, for all of its blocks.
+            request, outcome.terrain = settle_request(coarse, request)
+            recipe = with_terrain(recipe, request)
     with outcome.stage("read, downscale, write and check"):
         if blocks is None:
             target = Path(recipe.output.path)

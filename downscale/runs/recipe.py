@@ -6,7 +6,6 @@ YAML is safe-loaded; an unknown key raises an error with its path and the legal 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +13,10 @@ from pydantic import AfterValidator, Field, PositiveFloat, create_model, model_v
 
 from downscale.errors import listing
 from downscale.io.config import Block, read_recipe, validate_block
-from downscale.request import ARGUMENTS, Request
+from downscale.request import ARGUMENTS
+
+# The arguments of the section ``terrain``.
+TERRAIN = ("lapse_rate", "relief_smoothing")
 
 
 class Input(Block):
@@ -46,10 +48,13 @@ def _validator(expects: Callable[[Any], str | None]) -> AfterValidator:
     return AfterValidator(check)
 
 
-_FIELDS: dict[str, Any] = {
-    field.name: (Annotated[entry.plain, _validator(entry.expects)], Field(field.default, description=entry.help))
-    for field in fields(Request) if (entry := ARGUMENTS[field.name]).in_recipe
-}  # fmt: skip
+def _field(name: str) -> Any:
+    """Return the type and the field of an argument, with its check."""
+    entry = ARGUMENTS[name]
+    return Annotated[entry.plain, _validator(entry.expects)], Field(entry.default, description=entry.help)
+
+
+_FIELDS: dict[str, Any] = {name: _field(name) for name, entry in ARGUMENTS.items() if entry.in_recipe}
 
 
 class Downscale(create_model("_Arguments", __base__=Block, **_FIELDS)):  # type: ignore[misc]
@@ -69,10 +74,13 @@ class Penalty(Block):
     iterations: int = Field(default=10, ge=0)
 
 
-class Terrain(Block):
-    """The lapse-rate term and the terrain-gradient penalty."""
+class Terrain(create_model("_Terrain", __base__=Block, **{n: _field(n) for n in TERRAIN})):  # type: ignore[misc]
+    """The lapse-rate term and the terrain-gradient penalty.
 
-    lapse_rate: float | None = None
+    ``lapse_rate`` is a number in units per metre, "auto", or a mapping of variables to these; ``relief_smoothing`` is
+    in fine cells, by default chosen by self-validation.
+    """
+
     penalty: Penalty | None = None
 
 
@@ -169,7 +177,7 @@ def recipe_of(arguments: Mapping[str, Any], *, title: str, path: str, chunks: An
         "input": {"path": path, "variables": arguments["data_vars"], "chunks": chunks},
         "downscale": {name: value for name, value in arguments.items() if ARGUMENTS[name].in_recipe},
         "statics": None if orog is None else {"orog": orog},
-        "terrain": {"lapse_rate": arguments["lapse_rate"]},
+        "terrain": {name: arguments[name] for name in TERRAIN},
         "validate": {"tolerance": arguments["tolerance"]},
         "output": output,
     }

@@ -16,7 +16,7 @@ from downscale.io.statics import pick_static
 from downscale.losses.penalty import TerrainPenalty
 from downscale.methods.learned import makes_mask
 from downscale.request import Request
-from downscale.runs.recipe import Downscale, Recipe
+from downscale.runs.recipe import TERRAIN, Downscale, Recipe
 
 SAMPLE, STORE = "sample:", ".zarr"
 
@@ -49,11 +49,17 @@ def build_request(recipe: Recipe) -> Request:
     return Request(
         **{name: getattr(recipe.downscale, name) for name in Downscale.model_fields},
         orog=None if recipe.statics is None else _open_static(recipe, recipe.statics.variable),
-        lapse_rate=recipe.terrain.lapse_rate,
+        **{name: getattr(recipe.terrain, name) for name in TERRAIN},
         terrain_penalty=None if penalty is None else TerrainPenalty(**dict(penalty)),
         data_vars=recipe.input.variables,
         tolerance=recipe.validation.tolerance,
     )
+
+
+def with_terrain(recipe: Recipe, request: Request) -> Recipe:
+    """Return a recipe with the terrain term of a request."""
+    terrain = recipe.terrain.model_copy(update={name: getattr(request, name) for name in TERRAIN})
+    return recipe.model_copy(update={"terrain": terrain})
 
 
 def _open_static(recipe: Recipe, name: str | None) -> xr.Dataset:

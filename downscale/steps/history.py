@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
 
 from downscale.cf.attributes import AREA, STALE_ATTRS, as_text, references
@@ -107,11 +109,25 @@ def describe_request(request: Request, map_plan: MapPlan | None, steps: list[str
     if request.na_thres != 1:
         settings.append(f"na_thres={request.na_thres:g}")
     if request.lapse_rate is not None:
-        rate = request.lapse_rate
-        settings.append(f"lapse_rate={rate:g}" if isinstance(rate, (int, float)) else "lapse_rate=field")
+        settings.append(f"lapse_rate={_describe_values(request.lapse_rate)}")
+    if request.relief_smoothing is not None:
+        settings.append(f"relief_smoothing={_describe_values(request.relief_smoothing)}")
     if map_plan is not None:
         settings += [observed.describe(name) for name, observed in map_plan.observed.items()]
     if request.terrain_penalty is not None:
         values = (f"{key}={getattr(request.terrain_penalty, key):g}" for key in PENALTY_ATTRS)
         settings.append(f"terrain_penalty({' '.join(values)})")
     return ", ".join(settings)
+
+
+def _describe_values(value: Any) -> str:
+    """Return a number, or numbers by name, as text.
+
+    Examples
+    --------
+    >>> _describe_values({"tas": -6.5e-3, "pr": None})
+    'tas:-0.0065 pr:none'
+    """
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}:{_describe_values(one)}" for name, one in value.items())
+    return "none" if value is None else f"{value:g}" if isinstance(value, (int, float, np.number)) else "field"

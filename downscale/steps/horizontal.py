@@ -12,14 +12,14 @@ import xarray as xr
 
 from downscale.cf.attributes import remove_references
 from downscale.cf.mapping import MOST_CORNERS
-from downscale.engine.apply import apply, compute_block
-from downscale.engine.cut import Cut, Span
+from downscale.engine.apply import apply
 from downscale.engine.job import Job
 from downscale.engine.memory import (
     AREA_COPIES,
     CORNER_COPIES,
     POLYGON_COPIES,
     POSITION_COPIES,
+    SMOOTHED,
     ExtraMemory,
 )
 from downscale.grid.curvilinear import CurvilinearGrid
@@ -27,8 +27,8 @@ from downscale.grid.subcells import SubcellGrid
 from downscale.methods.footprint import FootprintMethod, refine_lazily
 from downscale.methods.learned import inputs_of
 from downscale.methods.members import numbers_of, order_of, with_members
-from downscale.nn.separable import Separable
 from downscale.steps.jobs import fit_chunks
+from downscale.steps.terrain import terrain_term
 
 if TYPE_CHECKING:
     from downscale.steps.prepare import MapPlan
@@ -71,7 +71,8 @@ def _valid_cells(map_plan: MapPlan) -> Any:
 
 def _conserves_total(job: Job, map_plan: MapPlan) -> bool:
     """Return whether the method itself conserves the total: kernels do with whole cells and a constant lapse rate."""
-    is_exact = "mask" not in map_plan.statics and isinstance(map_plan.lapse_rate, (int, float, type(None)))
+    rate: Any = map_plan.lapse_rates.get(job.name)
+    is_exact = "mask" not in map_plan.statics and np.ndim(rate) == 0
     return is_exact and job.cells.cell_fraction is None and "cell" in job.upscaler.laws
 
 
@@ -81,7 +82,9 @@ def static_names(job: Job, map_plan: MapPlan) -> frozenset[str]:
     has_orog = "orog" in map_plan.statics
     names |= {"orog"} if has_orog and job.refinement is not None else set()
     names |= {"detail"} if job.name in map_plan.observed else set()
-    return frozenset(names | ({"terrain"} if has_orog and map_plan.lapse_rate is not None else set()))
+    if has_orog and map_plan.lapse_rates.get(job.name) is not None:
+        names |= {"terrain"} if map_plan.relief_smoothing.get(job.name) == 0 else {"terrain", SMOOTHED}
+    return frozenset(names)
 
 
 def other_memory(array: xr.DataArray, job: Job, map_plan: MapPlan) -> ExtraMemory:
@@ -127,8 +130,10 @@ def _block_statics(job: Job, map_plan: MapPlan) -> dict[str, Any]:
         return statics
     if job.refinement is not None:
         statics["orog"] = orog
-    if map_plan.lapse_rate is not None:
-        term = dask.delayed(_terrain_term, pure=True)(orog, map_plan.lapse_rate, job)
+    rate, smoothing = map_plan.lapse_rates.get(job.name), map_plan.relief_smoothing.get(job.name) or 0.0
+    if rate is not None:
+        mask = statics.get("mask") if smoothing else None
+        term = dask.delayed(terrain_term, pure=True)(orog, rate, smoothing, job, mask)
         statics["terrain"] = da.from_delayed(term, map_plan.fine.shape, np.float64)
     return statics
 
@@ -139,20 +144,6 @@ def _positions(job: Job, map_plan: MapPlan, shape: tuple[int, ...]) -> np.ndarra
         return None
     index = map_plan.observed[job.name].index
     return np.broadcast_to(index if index.ndim == len(shape) else index[..., None], shape)
-
-
-def _terrain_term(orog: np.ndarray, rate: Any, job: Job) -> np.ndarray:
-    """Return ``Gamma (z - U A z)``: the orography that the coarse grid does not resolve; its cell means are zero."""
-    # Noise and networks refine fields, not orography: U is the kernel that they correct.
-    kernel = job.capabilities.kernel
-    upscaler = kernel if isinstance(kernel, Separable) else job.upscaler
-    kernel_job = replace(
-        job, upscaler=upscaler, extensive=False, conserve="cell", bounds=(None, None), refinement=None,
-        dtype=np.dtype("f8"), check="skip", target=None,
-    )  # fmt: skip
-    rows, columns = (Span(0, n, n) for n in job.coarse.shape)
-    smooth_orog = compute_block(job.cells.mean(orog), kernel_job, Cut(rows, rows, rows), Cut(columns, columns, columns))
-    return np.asarray(rate) * (orog - smooth_orog)
 
 
 def _restore_total(coarse: Any, fine: Any, job: Job) -> Any:

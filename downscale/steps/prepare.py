@@ -29,7 +29,7 @@ from downscale.methods.members import draws_of
 from downscale.methods.registry import CASCADE, find_method, is_learned
 from downscale.nn.cascade import cascade
 from downscale.nn.separable import operator
-from downscale.request import Request
+from downscale.request import AUTO, Request, is_auto, value_for
 from downscale.steps.jobs import job_settings
 from downscale.typing import Capabilities, Upscaler
 
@@ -51,7 +51,8 @@ class MapPlan:
     jobs: dict[str, Job]  # one per variable to downscale
     categorical: tuple[str, ...]
     statics: dict[str, Any] = field(default_factory=dict)  # fine fields that accompany every block
-    lapse_rate: Any = None
+    lapse_rates: dict[str, Any] = field(default_factory=dict)  # by variable: a number, a fine field, "auto" or None
+    relief_smoothing: dict[str, float | None] = field(default_factory=dict)  # by variable, in fine cells
     model: Model | None = None  # the learned model, if the method is one
     instrument: Instrument | None = None  # the footprint, if coarse values are averages weighted by one
     notes: tuple[str, ...] = ()  # on static fields and observations
@@ -93,7 +94,9 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
         )
     fields = [name for name in names if name not in codes]
     _require_variables("quantity", request.quantity, names)
-    statics, rate, notes = _read_statics(target.fine, axes, request)
+    _require_variables("lapse_rate", request.lapse_rate, names)
+    _require_variables("relief_smoothing", request.relief_smoothing, names)
+    statics, notes = _read_statics(target.fine, axes, request)
     inputs = {"orog": statics["orog"]} if "orog" in statics else {}
     if request.sftlf is not None and is_learned(method) and "sftlf" in method.spec.statics:
         inputs["sftlf"] = regrid_static(pick_mask(request.sftlf), target.fine, "sftlf", axes)
@@ -105,8 +108,8 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
                 f"expected inputs that have a mean over cells, received the direction {array.name!r} ({reason}); use a "
                 "model of components (u, v)"
             )
-    for name in jobs if is_number(rate) else ():
-        require_lapse_rate(rate, ds[name], name)
+    rates = _read_lapse_rates(ds, list(jobs), target.fine, axes, request)
+    widths = {name: value_for(request.relief_smoothing, name) for name in jobs}
     observed: dict[str, Observations] = {}
     if request.climatology is not None:
         from downscale.steps.climatology import observations, with_form
@@ -121,8 +124,8 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
         _ = instrument.kernel
     coordinate_plan, lost_coordinates = _plan_coordinates(ds, axes, target, request)
     return MapPlan(
-        request, axes, target, jobs, codes, statics, rate, model, instrument, notes, coordinate_plan, lost_coordinates,
-        observed,
+        request, axes, target, jobs, codes, statics, rates, widths, model, instrument, notes, coordinate_plan,
+        lost_coordinates, observed,
     )  # fmt: skip
 
 
@@ -278,27 +281,44 @@ def pick_variables(ds: xr.Dataset, axes: Horizontal, data_vars: Any) -> list[str
     return without_directions(ds, names, names)[0]
 
 
-def _read_statics(fine: Any, axes: Horizontal, request: Request) -> tuple[dict[str, Any], Any, tuple[str, ...]]:
-    """Return the static fine fields, the lapse rate as a number or on the fine grid, and notes on static fields."""
-    rate, sources, statics = request.lapse_rate, {}, {}
+def _read_lapse_rates(
+    ds: xr.Dataset, names: list[str], fine: Any, axes: Horizontal, request: Request
+) -> dict[str, Any]:  # fmt: skip
+    """Return the lapse rate of each variable: a number, on the fine grid, "auto" or None."""
+    rates: dict[str, Any] = {}
+    fields: dict[int, Any] = {}
+    for name in names:
+        rate = value_for(request.lapse_rate, name)
+        if isinstance(rate, xr.DataArray):
+            if id(rate) not in fields:
+                fields[id(rate)] = regrid_static(pick_static(rate), fine, "lapse_rate", axes)
+            rate = fields[id(rate)]
+        elif rate is not None and not is_auto(rate):
+            if not (is_number(rate) and math.isfinite(rate)):
+                raise OptionError(
+                    f"expected {spell('lapse_rate')} to be a number, a DataArray (units per metre) or \"{AUTO}\", "
+                    f"received {rate!r}"
+                )
+            require_lapse_rate(rate, ds[name], name)
+        rates[name] = rate
+    return rates
+
+
+def _read_statics(fine: Any, axes: Horizontal, request: Request) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the static fine fields, and notes on them."""
+    sources, statics = {}, {}
     if request.mask is not None:
         sources["mask"] = pick_mask(request.mask)
         statics["mask"] = regrid_mask(sources["mask"], fine, axes)
     if request.orog is not None:
         sources["orog"] = pick_static(request.orog)
         statics["orog"] = regrid_static(sources["orog"], fine, "orog", axes)
-        if isinstance(rate, xr.DataArray):
-            rate = regrid_static(pick_static(rate), fine, "lapse_rate", axes)
-        elif rate is not None and not (is_number(rate) and math.isfinite(rate)):
-            raise OptionError(
-                f"expected {spell('lapse_rate')} to be a number or a DataArray (units per metre), received {rate!r}"
-            )
     if axes_kind(axes) == "geographic":
-        return statics, rate, ()
+        return statics, ()
     if request.sftlf is not None:
         sources["sftlf"] = pick_mask(request.sftlf)
     notes = (sampling_note(source, axes, name) for name, source in sources.items())
-    return statics, rate, tuple(note for note in notes if note is not None)
+    return statics, tuple(note for note in notes if note is not None)
 
 
 def _plan_coordinates(
