@@ -23,6 +23,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 QUANTITIES = ("intensive", "extensive")
 FORMS = ("auto", "additive", "ratio")
 CALENDAR_LABELS = ("none", "season", "month", "dayofyear", "hour", "season-hour", "month-hour", "dayofyear-hour")
+TRANSFORMS = ("auto", "power", "none", None)
 MOST_MEMBERS = 2**31
 AUTO = "auto"
 # Rates in recipes and on the command line.
@@ -72,6 +73,17 @@ def _whole_number(low: int, high: int) -> Callable[[Any], str | None]:
         return None if is_legal else f"a whole number from {low}"
 
     return expects
+
+
+def _transform(value: Any) -> str | None:
+    values = list(value.values()) if isinstance(value, Mapping) else [value]
+    is_legal = all(0 < item <= 1 if is_real(item) else item in TRANSFORMS for item in values)
+    return None if is_legal else f"{', '.join(map(repr, TRANSFORMS[:-1]))}, None, or an exponent p with 0 < p <= 1"
+
+
+def is_real(value: Any) -> bool:
+    """Return whether a value is a real number."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _member_count(value: Any) -> str | None:
@@ -191,6 +203,13 @@ class Request:
         "auto", '"auto", (lower, upper), mapping of name to these, or None', Any, "Limits of fine values.",
         """"auto" takes them from the standard name (precipitation >= 0, fractions, humidity).""",
     )  # fmt: skip
+    transform: Any = argument(
+        "auto", '"auto", "power", float, None, or mapping of name to these', float | str | dict[str, Any] | None,
+        "Transform of rain that the kernel acts on.",
+        """"power": "sobolev" interpolates x^p and raises the result to the power 1/p, before cell means and bounds are
+        imposed; p is 1/2 at 2x, 1/3 at 4x and 1/4 at 8x, or the number that you pass (0 < p <= 1). "auto" applies it to
+        precipitation amounts and rates, by standard name or customary name. None applies none.""", _transform,
+    )  # fmt: skip
     data_vars: Any = argument(
         None, "str or list of str, optional", list[str] | None, "Variables, by default all.",
         "All that have both horizontal dimensions.", in_recipe=False,
@@ -296,6 +315,7 @@ class Request:
             raise _conflict(spell("method", CASCADE), "smoothing", repr(name))
         if self.conserve != "cell" and self.bounds not in ("auto", None):
             raise _conflict(spell("conserve", "cell"), "bounds", spell("conserve", self.conserve))
+        self._require_transform(name, method)
         if self.orog is None and self.lapse_rate is not None:
             orog = spell("orog")
             raise OptionError(
@@ -332,6 +352,23 @@ class Request:
             if is_set:
                 expectation = f"expected no {spell(param)} with {spell('footprint')}, whose averages it would change"
                 raise OptionError(f"{expectation}, received one; drop one")
+
+    def _require_transform(self, name: str, method: Any) -> None:
+        """Refuse a requested transform with other arguments that exclude it."""
+        transforms = self.transform.values() if isinstance(self.transform, Mapping) else [self.transform]
+        if all(value in ("auto", "none", None, 1) for value in transforms):
+            return
+        if not method.transform:
+            raise _conflict(spell("method", "sobolev"), "transform", repr(name))
+        if self.conserve != "cell":
+            raise _conflict(spell("conserve", "cell"), "transform", repr(self.conserve))
+        if self.footprint is not None:
+            raise OptionError(f"expected no {spell('transform')} with {spell('footprint')}, received both; drop one")
+
+    def transform_for(self, name: str) -> Any:
+        """Return the requested transform of one variable: "auto", "power", an exponent, or None."""
+        value = self.transform.get(name, "auto") if isinstance(self.transform, Mapping) else self.transform
+        return None if value in ("none", 1) else value
 
     @property
     def map_order(self) -> float:

@@ -172,6 +172,22 @@ def _limit_and_reason(variable: xr.DataArray, units: str | None) -> tuple[Limit 
     return limit, reason if limit else f"none: {reason.removeprefix('by ')} implies none"
 
 
+def rain_reason(variable: xr.DataArray) -> str | None:
+    """Return why a variable is a non-negative amount or rate of precipitation, or None if it is not.
+
+    Examples
+    --------
+    >>> rain_reason(xr.DataArray(0.0, attrs={"standard_name": "lwe_precipitation_rate", "units": "mm h-1"}))
+    "by standard_name 'lwe_precipitation_rate'"
+    """
+    name, reason = infer_standard_name(variable)
+    if name is None or PATTERNS["rain"].fullmatch(name) is None or automatic_bounds(variable)[0] != 0:
+        return None
+    # A spread of rain is not rain.
+    is_statistic = standard_name_of(variable)[1] or any(method in SPREADS for _, method in cell_methods(variable))
+    return None if is_statistic else reason
+
+
 def infer_standard_name(variable: xr.DataArray) -> tuple[str | None, str]:
     """Return the standard name of a variable, given or inferred, and the reason; None if there is none.
 

@@ -110,9 +110,9 @@ def _refine_maps(
     dtype = np.float32 if maps.dtype == fine.dtype == np.float32 else np.float64
     values = np.ascontiguousarray(maps, dtype)
     missing = np.isnan(values)
-    source = values
+    source = values if job.power is None else job.power.forward(values.astype(np.float64)).astype(dtype)
     if missing.any():
-        source = fill_missing(values.astype(np.float64), missing, layout.reach, layout.closed).astype(dtype)
+        source = fill_missing(source.astype(np.float64), missing, layout.reach, layout.closed).astype(dtype)
     x = np.ascontiguousarray(values[:, rows.core.slice_in(rows.input), columns.core.slice_in(columns.input)])
     detail = NO_DETAIL
     if position is not None and layout.patterns.size:
@@ -135,7 +135,8 @@ def _choose_law(x: NDArray[Any], job: Job, rows: Cut, columns: Cut) -> Law:
     if out_of_bounds.any():
         # Conservation has priority over bounds: such a cell is filled with its coarse value.
         report_infeasible(out_of_bounds, x, job, rows, columns)
-    return Law(kind, low, high, np.inf if kind == NO_LAW or job.check == "skip" else job.tolerance)
+    tolerance = np.inf if kind == NO_LAW or job.check == "skip" else job.tolerance
+    return Law(kind, low, high, tolerance, 1.0 if job.power is None else job.power.inverse)
 
 
 def _run_kernel(
@@ -146,8 +147,8 @@ def _run_kernel(
     subcells = CellFractions(cells.y_fraction, cells.x_fraction, layout.subcell_fraction, layout.terrain)
     doubtful_cells = np.zeros(len(source), np.int64)
     # The same for all blocks of a job, since the two passes round differently.
-    is_plain = not layout.terrain.size and not detail.patterns.size
-    is_pure_operator = law.kind == NO_LAW and is_plain and law.tolerance == np.inf
+    is_linear = not layout.terrain.size and not detail.patterns.size and law.power == 1
+    is_pure_operator = law.kind == NO_LAW and law.tolerance == np.inf and is_linear
 
     def refine_piece(maps: slice, first: int, last: int) -> tuple[slice, NDArray[np.int64]]:
         count = np.zeros(len(source[maps]), np.int64)

@@ -12,6 +12,7 @@ from downscale.conservation.measures import stored_bounds
 from downscale.engine.cut import Cut
 from downscale.engine.device import is_cpu
 from downscale.fields.aggregate import Aggregation
+from downscale.fields.power import Power
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.subcells import SubcellGrid, Subcells
@@ -36,6 +37,7 @@ class Job:
     on it are averaged to target cells with a missing fraction of at most ``na_thres``. ``warns_of_negatives``
     is whether to warn of negative fine values if no coarse value is negative. ``in_proportion`` is whether the detail
     of a climatology scales the proposal instead of being added.
+    ``power`` is the transform of the values that the upsampler, then a linear operator, acts on.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Job:
     na_thres: float = 1.0
     warns_of_negatives: bool = False
     in_proportion: bool = False
+    power: Power | None = None
     engine: str = field(default_factory=lambda: str(option("engine")))
 
     def __post_init__(self) -> None:

@@ -30,12 +30,16 @@ U = np.uintp
 
 
 class Law(NamedTuple):
-    """What is imposed, and the relative error beyond which a cell is counted (none if it is infinite)."""
+    """What is imposed, and the relative error beyond which a cell is counted (none if it is infinite).
+
+    ``power`` is the power to which the proposal is raised before, 1 for none.
+    """
 
     kind: int
     low: float
     high: float
     tolerance: float
+    power: float
 
 
 class _Strip(NamedTuple):
@@ -176,6 +180,30 @@ def _two_rows(rows, slots, weights, first, second, left, width, fine, one, two):
             fine[one, i] += v * rows[slot, U(left) + U(i)]
             if two != one:
                 fine[two, i] += w * rows[slot, U(left) + U(i)]
+
+
+@compile_inner
+def _raise_to_power(fine, size, power):  # type: ignore[no-untyped-def]
+    """Raise the first ``size`` columns to a power; negative values become zero."""
+    for r in range(fine.shape[0]):
+        row = U(r)
+        for i in range(size):
+            v = fine[row, U(i)]
+            fine[row, U(i)] = v if v > 0 else 0.0
+        if power == 2:
+            for i in range(size):
+                fine[row, U(i)] *= fine[row, U(i)]
+        elif power == 3:
+            for i in range(size):
+                v = fine[row, U(i)]
+                fine[row, U(i)] = v * v * v
+        elif power == 4:
+            for i in range(size):
+                v = fine[row, U(i)] * fine[row, U(i)]
+                fine[row, U(i)] = v * v
+        else:
+            for i in range(size):
+                fine[row, U(i)] **= power
 
 
 @compile_loop
@@ -561,6 +589,8 @@ def refine(coarse, x, out, first, last, operator, cells, detail, law, doubtful):
                     other = min(r + 1, rows - 1)
                     w, top = operator.y_weights, strip.top
                     _two_rows(lines, slots, w, top + r, top + other, first_column, size, fine, r, other)
+                if law.power != 1:
+                    _raise_to_power(fine, size, law.power)
                 if detail.patterns.size:
                     _apply_detail(fine, detail, strip)
                 if cells.term.size:

@@ -31,10 +31,11 @@ class Method(NamedTuple):
     members: bool | None = False
     smoothing: bool = False
     footprint: bool = False
+    transform: bool = False
 
 
 METHODS = {
-    **{name: Method("kernel", separable=True, footprint=name == "sobolev") for name in KERNELS},
+    **{name: Method("kernel", True, footprint=name == "sobolev", transform=name == "sobolev") for name in KERNELS},
     CASCADE: Method("cascade", members=True, smoothing=True),
 }
 LEARNED, OBJECT = Method("learned", members=None), Method("object", members=None)

@@ -31,6 +31,7 @@ from downscale.nn.cascade import cascade
 from downscale.nn.separable import operator
 from downscale.request import AUTO, Request, is_auto, value_for
 from downscale.steps.jobs import job_settings
+from downscale.steps.transforms import pick_power, require_transformable
 from downscale.typing import Capabilities, Upscaler
 
 if TYPE_CHECKING:
@@ -150,8 +151,9 @@ def _build_jobs(
         settings = job_settings(ds[name], name, request, extensive)
         jobs[name] = Job(
             upscaler=upscalers[name], coarse=axes.grid, fine=target.fine, cells=cells, refinement=refinement,
-            target=pieces, **settings,
+            target=pieces, power=pick_power(ds[name], name, request, target.parts, settings["bounds"][0]), **settings,
         )  # fmt: skip
+    require_transformable(request, {name: job.bounds[0] for name, job in jobs.items()})
     return jobs, model
 
 
