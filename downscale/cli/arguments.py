@@ -12,7 +12,16 @@ from typing import Annotated, Any
 import typer
 
 from downscale.errors import OptionError, spell, spelling
-from downscale.request import ARGUMENTS, AUTO, CONSERVE, DECONVOLUTION, QUANTITIES, Argument, require_legal
+from downscale.request import (
+    ARGUMENTS,
+    AUTO,
+    CONSERVE,
+    DECONVOLUTION,
+    QUANTITIES,
+    TRANSFORMS,
+    Argument,
+    require_legal,
+)
 
 ATTRIBUTE = re.compile(r"[A-Za-z_][\w.@+-]*")
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in (*ARGUMENTS, *DECONVOLUTION, *CONSERVE, "chunks", "law")}
@@ -175,6 +184,25 @@ def parse_weight(text: str) -> Any:
         raise OptionError(f"expected {spell('climatology_weight')} as auto or a number, received {text!r}") from None
 
 
+def parse_transform(text: str) -> Any:
+    """Return "auto", "power", None, an exponent, or a mapping of these from ``NAME:VALUE,NAME:VALUE``.
+
+    Examples
+    --------
+    >>> parse_transform("0.5"), parse_transform("pr:power, prsn:none")
+    (0.5, {'pr': 'power', 'prsn': None})
+    """
+    if ":" in text:
+        pairs = [[word.strip() for word in part.rpartition(":")[::2]] for part in text.split(",")]
+        return {name: parse_transform(value) for name, value in pairs}
+    if text in TRANSFORMS:
+        return None if text == "none" else text
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def parse_target(text: str) -> Any:
     """Return a file or a resolution unchanged, or ``dim:frequency`` as a mapping.
 
@@ -245,13 +273,14 @@ SYNTAX: dict[str, tuple[str, Callable[[str], Any] | None]] = {
     "conserve": ("cell, total or none", lambda text: None if text == "none" else text),
     "bounds": ("auto, none, or LOW:HIGH (either may be empty)", parse_bounds),
     "quantity": ("intensive, extensive, or by variable pr:extensive", parse_quantity),
+    "transform": ("auto, power, none, an exponent, or by variable pr:power", parse_transform),
     "device": ("auto, cpu, or an accelerator", None),
 }
 # The arguments of a request that are options of ``apply``.
 REQUEST = (
     "factor", "target_grid", "mask", "na_thres", "method", "members", "seed", "smoothing", "data_vars", "orog",
     "lapse_rate", "relief_smoothing", "climatology", "climatology_by", "climatology_form", "climatology_weight",
-    "footprint", "conserve", "bounds", "quantity", "tolerance", "device",
+    "footprint", "conserve", "bounds", "transform", "quantity", "tolerance", "device",
 )  # fmt: skip
 
 

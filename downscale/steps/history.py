@@ -100,6 +100,9 @@ def describe_request(request: Request, map_plan: MapPlan | None, steps: list[str
         settings.append(f"smoothing={request.smoothing:g}")
     if method == "sobolev":
         settings.append(f"taps={request.taps} order={(request.map_order if map_plan else request.line_order):g}")
+    powers = {} if map_plan is None else {name: job.power for name, job in map_plan.jobs.items() if job.power}
+    if powers:
+        settings.append("transform=" + ",".join(f"{name}:{power.exponent:.4g}" for name, power in powers.items()))
     conserves = map_plan is None or map_plan.event is None
     settings.append(f"conserve={request.conserve if conserves else None}")
     if request.footprint is not None:

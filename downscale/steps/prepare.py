@@ -97,6 +97,7 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
     _require_variables("quantity", request.quantity, names)
     _require_variables("lapse_rate", request.lapse_rate, names)
     _require_variables("relief_smoothing", request.relief_smoothing, names)
+    _require_variables("transform", request.transform, names)
     statics, notes = _read_statics(target.fine, axes, request)
     inputs = {"orog": statics["orog"]} if "orog" in statics else {}
     if request.sftlf is not None and is_learned(method) and "sftlf" in method.spec.statics:
@@ -234,7 +235,7 @@ def _drop_conservation(request: Request, event: Event, ds: xr.Dataset) -> Reques
     conflicts = [variable for variable in event.names if variable in ds.variables]
     if conflicts:
         raise InputError(f"expected no variable {conflicts[0]!r}, which this model outputs, received one; rename it")
-    return replace(request, conserve=None, bounds=None, check="skip")
+    return replace(request, conserve=None, bounds=None, transform=None, check="skip")
 
 
 def _pick_target_and_method(axes: Horizontal, request: Request) -> tuple[Target, Any]:

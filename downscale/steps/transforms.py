@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import xarray as xr
 
 from downscale.cf.quantities import rain_reason
-from downscale.errors import OptionError, called, listing
+from downscale.errors import OptionError, listing, spell
 from downscale.fields.power import Power, power_for
 from downscale.grid.subcells import Subcells
 from downscale.methods.registry import find_method
@@ -28,8 +28,8 @@ def pick_power(
     if wanted is None or lower != 0:
         if wanted not in (None, "auto") and isinstance(request.transform, Mapping):
             raise OptionError(
-                f"{name}: expected a lower bound of 0 with {called('transform')}, received {lower}; pass "
-                f"{called('bounds')} (0, None), or drop the transform"
+                f"{name}: expected a lower bound of 0 with {spell('transform')}, received {lower}; pass "
+                f"{spell('bounds')} (0, None), or drop the transform"
             )
         return None
     if wanted == "auto":
@@ -47,8 +47,8 @@ def require_transformable(request: Request, lower: Mapping[str, float | None]) -
         return
     if lower and 0 not in lower.values():
         raise OptionError(
-            f"expected a variable with a lower bound of 0 for {called('transform', requested)}, received none among "
-            f"{listing(lower)}; pass {called('bounds')} (0, None), or drop the transform"
+            f"expected a variable with a lower bound of 0 for {spell('transform', requested)}, received none among "
+            f"{listing(lower)}; pass {spell('bounds')} (0, None), or drop the transform"
         )
 
 
