@@ -35,8 +35,8 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
     Returns
     -------
     dict
-        Area-weighted RMSE by method: "blocks", "bilinear", the method itself, and the method "with terrain" if a lapse
-        rate is given; empty if the field is too small.
+        Area-weighted RMSE by method: "blocks", "bilinear", the method itself, the method "with terrain" if a lapse rate
+        is given, and "without transform" if a variable has one; empty if the field is too small.
     """
     request = settle_request(ds, request)[0]
     map_plan = plan_maps(ds, request)
@@ -57,6 +57,9 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
         "bilinear": {"method": "bilinear", "conserve": None, "bounds": None},
         label: {"method": method, **shared_options},
     }
+    if any(job.power is not None for job in map_plan.jobs.values()):
+        runs[label]["transform"] = request.transform
+        runs[f"{label} without transform"] = {"method": method, **shared_options, "transform": None}
     model = map_plan.model
     if model is not None:
         runs["sobolev"] = {"method": "sobolev", **shared_options}

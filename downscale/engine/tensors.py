@@ -207,12 +207,15 @@ class BlockWork:
         largest = _largest_magnitude(means)
         inputs = self.transfer.send(values)
         coarse = job.select_variable(inputs)
+        power = job.power
         with torch.no_grad():
             detail = None
             if self.position is not None:
                 detail = self.device_statics["detail"][inputs.new_tensor(self.position[part], dtype=torch.int64)]
             if self.module is not None:
-                proposal = self._apply_operator(inputs, bool(np.isnan(largest)))
+                transformed = inputs if power is None else self.transfer.send(power.forward(values))
+                proposal = self.module(transformed, bool(np.isnan(largest)))
+                proposal = proposal if power is None else power.backward(proposal)
             else:
                 own = {} if detail is None else {"detail": detail}
                 statics = {**self.device_statics, **own}
@@ -229,11 +232,6 @@ class BlockWork:
             fetch = self.transfer.fetch(fine, self.stored_dtype)
         core_means = means[..., rows.core.slice_in(rows.input), columns.core.slice_in(columns.input)]
         return partial(self._finish_batch, fetch, core_means)
-
-    def _apply_operator(self, inputs: Tensor, gaps: bool) -> Tensor:
-        """Return the fine cells by the linear operator, on transformed values if the job has a transform."""
-        power = self.job.power
-        return self.module(inputs, gaps) if power is None else power.backward(self.module(power.forward(inputs), gaps))
 
     def _finish_batch(self, fetch: Finish, coarse: NDArray[Any]) -> NDArray[Any]:
         """Return the requested result from fine values, checked as stored."""

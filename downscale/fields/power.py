@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from downscale.fields.aggregate import Array, namespace
 
@@ -17,13 +18,13 @@ from downscale.fields.aggregate import Array, namespace
 STEPS = ((math.sqrt(2) * 2, 2), (math.sqrt(2) * 4, 3), (math.inf, 4))
 # Refinements below this change too little for a transform.
 LEAST = math.sqrt(2)
-# Inverses of exponents are products up to this power.
-PRODUCTS = 4
 
 
 @dataclass(frozen=True)
 class Power:
     """The transform ``x -> x^p`` of non-negative values, with ``0 < p < 1``.
+
+    Its bits depend on nothing but the value, whatever the shape of the array.
 
     Examples
     --------
@@ -40,25 +41,24 @@ class Power:
         inverse = 1 / self.exponent
         return float(round(inverse)) if math.isclose(inverse, round(inverse), rel_tol=1e-9) else inverse
 
-    def forward(self, coarse: Array) -> Array:
+    def forward(self, coarse: NDArray[np.floating]) -> NDArray[np.floating]:
         """Return the transformed values; negative ones count as zero, NaN stays."""
-        values = coarse.clip(0)
-        xp = namespace(values)
-        if self.inverse == 2:
-            return xp.sqrt(values)
-        if self.inverse == 4:
-            return xp.sqrt(xp.sqrt(values))
-        if self.inverse == 3 and xp is np:
-            return np.cbrt(values)
-        return values ** (1 / self.inverse)
+        values = np.ascontiguousarray(coarse.clip(0))
+        if self.inverse in (2, 4):
+            root = np.sqrt(values)
+            return root if self.inverse == 2 else np.sqrt(root)
+        return np.cbrt(values) if self.inverse == 3 else values**self.exponent
 
     def backward(self, fine: Array) -> Array:
-        """Return values of the original scale; negative ones become zero, NaN stays."""
+        """Return values of the original scale, of arrays or tensors; negative ones become zero, NaN stays."""
         values = fine.clip(0)
-        if self.inverse not in range(2, PRODUCTS + 1):
+        if self.inverse in (2, 3, 4):
+            square = values * values
+            return square if self.inverse == 2 else square * values if self.inverse == 3 else square * square
+        if namespace(values) is np or values.device.type != "cpu":
             return values**self.inverse
-        square = values * values
-        return square if self.inverse == 2 else square * values if self.inverse == 3 else square * square
+        # PyTorch rounds the last few values of an array in another way.
+        return values.new_tensor(values.numpy() ** self.inverse)
 
     def __str__(self) -> str:
         whole = self.inverse.is_integer()
