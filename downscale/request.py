@@ -77,12 +77,11 @@ def _whole_number(low: int, high: int) -> Callable[[Any], str | None]:
 
 def _transform(value: Any) -> str | None:
     values = list(value.values()) if isinstance(value, Mapping) else [value]
-    is_legal = all(0 < item <= 1 if is_real(item) else item in TRANSFORMS for item in values)
+    is_legal = all(0 < v <= 1 if _is_real(v) else v is None or (isinstance(v, str) and v in TRANSFORMS) for v in values)
     return None if is_legal else f"{', '.join(map(repr, TRANSFORMS[:-1]))}, None, or an exponent p with 0 < p <= 1"
 
 
-def is_real(value: Any) -> bool:
-    """Return whether a value is a real number."""
+def _is_real(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
