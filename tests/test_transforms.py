@@ -142,7 +142,7 @@ def test_terrain_is_added_after_the_transform():
     assert abs(fine.pr - ds.downscale(2).pr).max() > 0
 
 
-# Which fields have one, and what is said of it
+# Which fields have one, and what plans and histories state
 
 
 @pytest.mark.parametrize(
