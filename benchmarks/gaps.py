@@ -49,7 +49,7 @@ def row(fine: xr.Dataset, factor: int, kind: str) -> tuple[float, float]:
     missing = gaps(kind, coarse.precip.shape[-2:])
     holed = coarse.assign(precip=coarse.precip.where(~xr.DataArray(missing, dims=dims)))
     beside = binary_dilation(missing, np.ones((3, 3))) & ~missing
-    made = (holed.downscale(factor, method=method).precip for method in ("rain", "sobolev"))
+    made = (holed.downscale(factor, method=method, transform=None).precip for method in ("rain", "sobolev"))
     found = [errors(whole.precip, each, factor) for each in made]
     known = np.isfinite(found[0]) & np.isfinite(found[1])
     model, kernel = ([each[known & place].mean() for place in (beside, ~beside & ~missing)] for each in found)

@@ -1,4 +1,4 @@
-"""Area-weighted RMSE of the bundled models on real files, as a ratio to ``sobolev``.
+"""Area-weighted RMSE of the bundled models on real files, as a ratio to ``sobolev`` without transform.
 
 Run from anywhere, with the package's Python and a folder with the files named here:
 
@@ -109,7 +109,7 @@ def ratios_of(
         wrong = (made[variable].values - fine[variable].values)[judged].astype("f8")
         return float(np.sqrt(np.average(wrong**2, weights=area)))
 
-    kernel = error(method="sobolev")
+    kernel = error(method="sobolev", transform=None)
     found = {Path(method).stem: error(method=method, orog=relief) / kernel}
     if relief is not None:
         term = {"orog": relief, "lapse_rate": -6.5e-3, "relief_smoothing": 0}

@@ -22,7 +22,8 @@ BASELINES: dict[str, dict[str, Any]] = {
     "bilinear": {"method": "bilinear", "conserve": None, "bounded": False},
     "bicubic": {"method": "bicubic", "conserve": None, "bounded": False},
     "sobolev": {"method": "sobolev", "bounded": False},
-    "sobolev bounded": {"method": "sobolev"},
+    "sobolev bounded": {"method": "sobolev", "transform": None},
+    "sobolev power": {"method": "sobolev"},
 }
 # Scores beyond those of the fields: conservation, and cost of the work.
 LAW = ("cell_error", "total_error", "out_of_bounds")
@@ -73,7 +74,7 @@ class Method(Block):
     runs first, for ``max_time`` if given. ``change`` replaces values of that recipe by the path of their key
     (``network.options.width: 32``; null removes a key). ``members`` is the size of ensembles, for stochastic methods.
     ``bounded`` enforces the bounds of the variable, and needs cell conservation. ``relief_smoothing`` smooths the
-    orography of the lapse-rate term, in fine cells; 0 (default) leaves it as it is.
+    orography of the lapse-rate term, in fine cells; 0 (default) leaves it as it is. ``transform`` is that of rain.
     """
 
     label: str
@@ -83,6 +84,7 @@ class Method(Block):
     change: dict[str, Any] = Field(default_factory=dict)
     bounded: bool = True
     conserve: Literal["cell", "total"] | None = "cell"
+    transform: float | Literal["auto", "power", "none"] | None = "auto"
     lapse_rate: float | None = None
     relief_smoothing: float = Field(default=0.0, ge=0)
     taps: int = 7
