@@ -201,7 +201,8 @@ class ReadyMethod:
         return {
             "factor": truth.factor, "method": self.method, "conserve": entry.conserve, "data_vars": list(truth.names),
             "bounds": truth.bounds if entry.bounded and entry.conserve == "cell" else None, "device": entry.device,
-            "transform": entry.transform, "check": "skip", **{name: value for name, value in options.items() if value is not None},
+            "transform": entry.transform, "check": "skip",
+            **{name: value for name, value in options.items() if value is not None},
         }  # fmt: skip
 
     def run(self, block: Block, truth: Truth) -> xr.Dataset:
