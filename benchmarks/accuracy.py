@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from fields import FIELDS, GROUPS, SMALL_RAIN, Field, crop, files_of, large_enough, open_field
-from rain_scores import rain_conclusion, rain_table, run_rain
+from rain_scores import RAIN, rain_conclusion, rain_table, run_rain
 from scipy.interpolate import CubicSpline
 
 import downscale
@@ -50,12 +50,12 @@ METHODS: dict[str, Options] = {
     "spline+add": {},
     "sob 5 taps": {"method": "sobolev", "taps": 5},
     "sobolev": {"method": "sobolev"},
-    "bounded": {"method": "sobolev", "bounds": (0, None)},
-    "rain": {"method": "sobolev", "bounds": (0, None), "transform": "power"},
+    "bounded": {"method": "sobolev", "bounds": (0, None), "transform": None},
+    "rain": {"method": "sobolev", "bounds": (0, None)},
 }
 RATIOS = tuple(name for name in METHODS if name != BASE)
 JUDGED = (BASE, "sobolev")
-RAIN = ("bounded", "rain")
+ONLY_RAIN = ("bounded", "rain")
 
 # RMSE / bilinear: geometric means over fields, by factor and group. The five taps are of order 1 at x8, else 1.25.
 REFERENCE: dict[int, dict[str, dict[str, float]]] = {
@@ -115,10 +115,11 @@ def measure(item: Field, truth: xr.Dataset, factor: int) -> Row:
     """Coarsen a field, downscale it by every method, and compare."""
     truth = crop(truth, factor)
     coarse = complete_cells(truth, factor)
+    coarse["field"].attrs = RAIN if item.group == "rain" else {}
     area = downscale.cell_area(truth).values
     errors, cell_errors = {}, {}
     for name, options in METHODS.items():
-        if name in RAIN and item.group != "rain":
+        if name in ONLY_RAIN and item.group != "rain":
             continue
         fine: Any = (
             downscale.conserve(spline(coarse, factor), coarse, bounds=None)

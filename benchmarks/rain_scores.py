@@ -17,7 +17,9 @@ from fields import FIELDS, SMALL_RAIN, Field, crop, open_field
 import downscale
 from downscale.metrics.scores import Scores, Setting
 
-KERNELS: dict[str, dict[str, Any]] = {"kernel": {"transform": None}, "transform": {"transform": "power"}}
+KERNELS: dict[str, dict[str, Any]] = {"kernel": {"transform": None}, "transform": {"transform": "auto"}}
+# Names and units by which the transform is chosen; it is free of units.
+RAIN = {"standard_name": "precipitation_amount", "units": "kg m-2"}
 DEVELOPMENT = ("mch radar 1 km", "fmi radar 1 km", "arome pr 0.025 deg", "lisflood pr 5 km")
 HEADER = (
     "group", "coarse cells", "RMSE ratio", "MAE ratio", "q99.9 / truth: kernel", "transform", "spectrum dB: kernel",
@@ -63,6 +65,7 @@ def measure_rain(item: Field, truth: xr.Dataset, factor: int) -> RainRow:
     coarse: Any = downscale.coarsen(truth, factor)
     valid = downscale.coarsen(truth.notnull().astype(np.float64), factor)
     coarse = coarse.where(valid["field"] > 1 - 1e-9)
+    coarse["field"].attrs = RAIN
     area = downscale.cell_area(truth).values
     found, cell_error = {}, float("nan")
     for name, options in KERNELS.items():

@@ -184,6 +184,16 @@ def test_other_variables_and_methods_have_none():
         assert same_bits(rain.downscale(4, **options).pr, rain.downscale(4, transform=None, **options).pr)
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "taps", "has_one"), [(8, 8, 7, True), (7, 20, 7, False), (20, 7, 7, False), (8, 8, 9, False)]
+)
+def test_grids_no_larger_than_the_stencil_have_none(rows, columns, taps, has_one):
+    ds = rain_on(region(rows, columns), 2)
+    fine, free = (ds.downscale(2, taps=taps, **options).pr for options in ({}, {"transform": None}))
+    assert same_bits(fine, free) != has_one
+    assert not same_bits(ds.downscale(2, taps=taps, transform="power").pr, free)
+
+
 def test_plan_and_history_state_it():
     ds = rain_on(region(), 2)
     assert any("p = 1/3" in note and "precipitation_flux" in note for note in downscale.plan(ds, 4).notes)
