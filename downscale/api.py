@@ -17,7 +17,7 @@ from downscale.cf.kinds import code_reason, direction_reason
 from downscale.cf.quantities import bounds_and_reason, quantity_and_reason, rain_reason
 from downscale.engine.device import device_name
 from downscale.engine.plan import Plan, plan_along_axis, plan_variable
-from downscale.errors import OptionError, listing
+from downscale.errors import OptionError, listing, spell
 from downscale.methods.footprint import whole_maps
 from downscale.methods.members import DIMENSION, member_coordinate, with_members
 from downscale.methods.registry import name_of
@@ -198,8 +198,9 @@ def _plan_notes(ds: xr.Dataset, map_plan: MapPlan, request: Request) -> list[str
             notes.append(f"{name}: bounds {reason}")
         power = map_plan.jobs[name].power
         if power is not None:
-            reason = rain_reason(ds[name]) if request.transform_for(name) == "auto" else "as requested"
-            notes.append(f"{name}: the kernel acts on x^p with {power}, {reason}; transform=None turns this off")
+            cause = rain_reason(ds[name]) if request.transform_for(name) == "auto" else "as requested"
+            off = spell("transform", None)
+            notes.append(f"{name}: the kernel acts on x^p with {power}, {cause}; {off} turns this off")
         if map_plan.jobs[name].extensive and request.quantity_for(name) is None:
             notes.append(f"{name}: sums over cells, {quantity_and_reason(ds[name])[1]}")
     if map_plan.coordinate_plan is not None:

@@ -207,8 +207,8 @@ class Request:
         "Transform of rain that the kernel acts on.",
         """"power": "sobolev" interpolates x^p and raises the result to the power 1/p, before cell means and bounds are
         imposed; p is 1/2 at 2x, 1/3 at 4x and 1/4 at 8x, or the number that you pass (0 < p <= 1). "auto" applies it to
-        precipitation amounts and rates, by standard name or customary name, on coarse grids larger than the stencil
-        (``taps``) along both axes. None applies none.""", _transform,
+        precipitation amounts and rates, by standard name or customary name, on coarse grids of more than
+        two stencils (``2 * taps`` cells) along both axes. None applies none.""", _transform,
     )  # fmt: skip
     data_vars: Any = argument(
         None, "str or list of str, optional", list[str] | None, "Variables, by default all.",

@@ -34,9 +34,9 @@ def pick_power(
         return None
     if wanted == "auto":
         is_usable = find_method(request.method).transform and request.footprint is None and request.conserve == "cell"
-        # On a grid no larger than the stencil all windows are cut off at an edge: there the transform raised the RMSE
-        # by 1 to 3 % (6-hourly rain on 7 x 10 cells, daily rain on 7 x 15 and 3 x 7).
-        has_interior = min(axis.coarse.size for axis in parts) > request.taps
+        # In the outer cells of a grid the stencil is cut off, and the transform gains nothing there or loses up to 3 %:
+        # on 14 x 20 cells of orographic rain, the outermost have 61 % of the squared error.
+        has_interior = min(axis.coarse.size for axis in parts) > 2 * request.taps
         wanted = "power" if is_usable and has_interior and rain_reason(variable) is not None else None
     if wanted == "power":
         return power_for((refinement(parts[0]), refinement(parts[1])))
