@@ -185,7 +185,8 @@ def test_other_variables_and_methods_have_none():
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "taps", "has_one"), [(15, 15, 7, True), (14, 20, 7, False), (20, 14, 7, False), (16, 16, 9, False)]
+    ("rows", "columns", "taps", "has_one"),
+    [(15, 15, 7, True), (14, 20, 7, False), (20, 14, 7, False), (16, 16, 9, False)],
 )
 def test_grids_no_larger_than_two_stencils_have_none(rows, columns, taps, has_one):
     ds = rain_on(region(rows, columns), 2)

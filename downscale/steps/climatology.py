@@ -551,7 +551,7 @@ def _plain(job: Job) -> Job:
     if not isinstance(kernel, Separable):
         kernel = operator("sobolev", job.coarse, (job.cells.factor_y, job.cells.factor_x))
     return replace(job, upscaler=kernel, extensive=False, conserve="cell", bounds=(None, None), refinement=None,
-                   dtype=np.dtype("f8"), check="skip", target=None)  # fmt: skip
+                   dtype=np.dtype("f8"), check="skip", target=None, power=None)  # fmt: skip
 
 
 def _whole(job: Job) -> tuple[Cut, Cut]:
