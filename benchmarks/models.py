@@ -99,7 +99,7 @@ def unseen_times(path: Path, variable: str, factor: int, method: str) -> tuple[n
 def ratios_of(
     path: Path, variable: str, times: np.ndarray, factor: int, method: str, bounds: Any, relief: Any
 ) -> dict[str, float]:
-    """Return errors as ratios to the kernel: of the model and, with orography, of the kernel with a lapse rate."""
+    """Return errors as ratios to the kernel: of the model, and of the kernel with its transform or a lapse rate."""
     fine, judged = truth_of(path, variable, times, factor)
     coarse = downscale.coarsen(fine, factor)
     area = np.broadcast_to(downscale.cell_area(fine).values, fine[variable].shape)[judged]
@@ -111,6 +111,8 @@ def ratios_of(
 
     kernel = error(method="sobolev", transform=None)
     found = {Path(method).stem: error(method=method, orog=relief) / kernel}
+    if bounds is not None:
+        found["sobolev"] = error(method="sobolev") / kernel
     if relief is not None:
         term = {"orog": relief, "lapse_rate": -6.5e-3, "relief_smoothing": 0}
         found["-6.5 K/km"] = error(method="sobolev", **term) / kernel
