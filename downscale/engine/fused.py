@@ -21,8 +21,8 @@ from downscale.engine.memory import BATCH_VALUES
 from downscale.errors import InputError, ShapeError
 from downscale.fields.aggregate import Aggregation
 from downscale.fields.fill import fill_missing
-from downscale.kernels.refine import BOUNDED, CELL, NO_LAW, UNROLLED, Law, apply_operator, refine
-from downscale.kernels.windows import CellFractions, Detail, Operator, Windows, equalise_rows
+from downscale.kernels.refine import BOUNDED, CELL, NO_LAW, UNROLLED, apply_operator, refine
+from downscale.kernels.windows import CellFractions, Detail, Law, Operator, Windows, equalise_rows
 from downscale.nn.separable import Separable
 
 EMPTY = np.empty((0, 0))

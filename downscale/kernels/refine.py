@@ -29,19 +29,6 @@ NO_LAW, CELL, BOUNDED = 0, 1, 2
 U = np.uintp
 
 
-class Law(NamedTuple):
-    """What is imposed, and the relative error beyond which a cell is counted (none if it is infinite).
-
-    ``power`` is the power to which the proposal is raised before, 1 for none.
-    """
-
-    kind: int
-    low: float
-    high: float
-    tolerance: float
-    power: float
-
-
 class _Strip(NamedTuple):
     """The ``n`` cells from ``begin`` on in the row ``j`` of map ``k``, whose first fine row is ``top``."""
 
@@ -189,21 +176,17 @@ def _raise_to_power(fine, size, power):  # type: ignore[no-untyped-def]
         row = U(r)
         for i in range(size):
             v = fine[row, U(i)]
-            fine[row, U(i)] = v if v > 0 else 0.0
-        if power == 2:
-            for i in range(size):
-                fine[row, U(i)] *= fine[row, U(i)]
-        elif power == 3:
-            for i in range(size):
-                v = fine[row, U(i)]
-                fine[row, U(i)] = v * v * v
-        elif power == 4:
-            for i in range(size):
-                v = fine[row, U(i)] * fine[row, U(i)]
-                fine[row, U(i)] = v * v
-        else:
-            for i in range(size):
-                fine[row, U(i)] **= power
+            v = v if v > 0 else 0.0
+            if power == 2:
+                v *= v
+            elif power == 3:
+                v *= v * v
+            elif power == 4:
+                v *= v
+                v *= v
+            else:
+                v **= power
+            fine[row, U(i)] = v
 
 
 @compile_loop
@@ -236,12 +219,9 @@ def _apply_detail(fine, detail, strip):  # type: ignore[no-untyped-def]
     p, left, width = U(detail.position[strip.k]), U(strip.begin * strip.columns), strip.n * strip.columns
     for r in range(strip.rows):
         row, top = U(r), U(strip.top + r)
-        if detail.in_proportion:
-            for i in range(width):
-                fine[row, i] *= 1.0 + detail.patterns[p, top, left + U(i)]
-        else:
-            for i in range(width):
-                fine[row, i] += detail.patterns[p, top, left + U(i)]
+        for i in range(width):
+            part = detail.patterns[p, top, left + U(i)]
+            fine[row, i] = fine[row, i] * (1.0 + part) if detail.in_proportion else fine[row, i] + part
 
 
 # Cell means of a strip.

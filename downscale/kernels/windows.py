@@ -78,6 +78,19 @@ class Detail(NamedTuple):
     in_proportion: bool
 
 
+class Law(NamedTuple):
+    """What is imposed, and the relative error beyond which a cell is counted (none if it is infinite).
+
+    ``power`` is the power to which the proposal is raised before, 1 for none.
+    """
+
+    kind: int
+    low: float
+    high: float
+    tolerance: float
+    power: float
+
+
 @dataclass(frozen=True, eq=False)
 class Windows:
     """Windows of some cells of an axis, in the numbering of the input cells, and runs of cells with equal weights.
