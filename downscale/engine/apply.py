@@ -15,7 +15,7 @@ import numpy as np
 from dask.base import tokenize
 
 from downscale.engine.checks import replace_infinite, require_finite, warn_of_negatives
-from downscale.engine.cut import Cut, cut_axis, cut_span
+from downscale.engine.cut import Cut, Span, cut_axis, cut_span
 from downscale.engine.job import Job
 from downscale.process.buffers import allocate
 from downscale.process.computing import compute, threads
@@ -82,6 +82,15 @@ def _apply_at_once(
     block_statics = {name: _take(np.asarray(static), rows, columns, factors) for name, static in statics.items()}
     own = None if position is None else position.ravel()
     return compute_block(block, job, rows, columns, block_statics, threads=threads(), position=own)
+
+
+def compute_maps(
+    values: NDArray[Any], job: Job, statics: dict[str, NDArray[Any]] | None = None,
+    position: NDArray[np.int64] | None = None,
+) -> NDArray[Any]:  # fmt: skip
+    """Return the fine maps of whole coarse maps, as :func:`compute_block` does."""
+    rows, columns = (Span(0, n, n) for n in job.coarse.shape)
+    return compute_block(values, job, Cut(rows, rows, rows), Cut(columns, columns, columns), statics, position=position)
 
 
 def compute_block(

@@ -146,6 +146,12 @@ class Subcells:
             return int(cells[widest + 1]) - size, int(cells[widest]) + 1
         return first, last
 
+    @property
+    def cells_per_coarse(self) -> float:
+        """Number of target cells per coarse cell, from their mean widths."""
+        coarse, target = (float(np.ptp(axis.edges)) / axis.size for axis in (self.coarse, self.target))
+        return coarse / target
+
     @cached_property
     def overlap(self) -> csr_array:
         """Common measures of coarse and target cells, shape (n_coarse, n_target)."""

@@ -23,16 +23,15 @@ from downscale.cf.labels import STEPS, Labels, labelled_dims, numbers_on, years_
 from downscale.cf.quantities import automatic_form, quantity_of, same_quantity, units_of
 from downscale.cf.times import date_bounds, time_name
 from downscale.cf.units import convert
-from downscale.engine.apply import compute_block
-from downscale.engine.cut import Cut, Span
+from downscale.engine.apply import compute_maps
 from downscale.engine.job import Job
 from downscale.errors import InputError, OptionError, listing, spell
 from downscale.fields.climatology import Evidence, Part
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.io.statics import Regridder, regridder
 from downscale.nn.cascade import Cascade
-from downscale.nn.separable import Separable, operator
 from downscale.request import Request
+from downscale.steps.jobs import kernel_alone
 
 # Values of a record that are read at once.
 PIECE = 8_000_000
@@ -434,7 +433,7 @@ def _table(source: _Source, job: Job, mask: Any) -> NDArray[np.float32]:
 
 def estimate(observed: Observations, job: Job, mask: Any = None) -> tuple[NDArray[np.float32], list[Summary]]:
     """Return the weighted detail of each wanted label, zeros last, and a summary by label."""
-    plain, wanted = _plain(job), observed.wanted
+    plain, wanted = kernel_alone(job), observed.wanted
     if not wanted.size:
         # Such as a block of months that the record lacks.
         return np.zeros((1, *job.fine.shape), np.float32), []
@@ -456,7 +455,7 @@ def estimate(observed: Observations, job: Job, mask: Any = None) -> tuple[NDArra
         closed = bool(job.coarse.x.periodic)
         weights = evidence.weights(pattern, job.coarse.cell_area, closed)
     table = np.zeros((wanted.size + 1, *job.fine.shape), np.float32)
-    shares = np.clip(compute_block(weights, plain, *_whole(job)), 0.0, 1.0)
+    shares = np.clip(compute_maps(weights, plain), 0.0, 1.0)
     table[:-1] = shares * pattern
     area = job.coarse.cell_area
     facts = [
@@ -545,25 +544,11 @@ def _spread(labels: Labels, wanted: Whole) -> list[Whole]:
     return [(label + steps) % labels.count for label in wanted]
 
 
-def _plain(job: Job) -> Job:
-    """Return the job of the kernel on cell means alone."""
-    kernel: Any = job.upscaler.kernel if isinstance(job.upscaler, Cascade) else job.upscaler
-    if not isinstance(kernel, Separable):
-        kernel = operator("sobolev", job.coarse, (job.cells.factor_y, job.cells.factor_x))
-    return replace(job, upscaler=kernel, extensive=False, conserve="cell", bounds=(None, None), refinement=None,
-                   dtype=np.dtype("f8"), check="skip", target=None, power=None)  # fmt: skip
-
-
-def _whole(job: Job) -> tuple[Cut, Cut]:
-    rows, columns = (Span(0, n, n) for n in job.coarse.shape)
-    return Cut(rows, rows, rows), Cut(columns, columns, columns)
-
-
 def _smooth(fine: Floats, plain: Job) -> Floats:
     """Return U A of fine maps with gaps: means over valid cells, NaN in coarse cells without any."""
     valid = np.isfinite(fine)
     cells = plain.cells if valid.all() else plain.cells.apply_mask(valid)
-    return compute_block(np.asarray(cells.mean(fine)), plain, *_whole(plain))
+    return compute_maps(np.asarray(cells.mean(fine)), plain)
 
 
 # Validation on parts left out.
@@ -608,11 +593,10 @@ def _guesses(
     present = np.isfinite(truth)
     cells = job.cells if present.all() else job.cells.apply_mask(present)
     coarse = np.asarray(cells.mean(truth))
-    own = replace(job, upscaler=_plain(job).upscaler, dtype=np.dtype("f8"), check="skip", extensive=False, target=None,
-                  refinement=None)  # fmt: skip
-    yield compute_block(coarse, own, *_whole(job), statics)
+    own = replace(kernel_alone(job), conserve=job.conserve, bounds=job.bounds, power=job.power)
+    yield compute_maps(coarse, own, statics)
     table, _ = estimate(others, job, mask)
-    yield compute_block(coarse, own, *_whole(job), {**statics, "detail": table}, position=others.index)
+    yield compute_maps(coarse, own, {**statics, "detail": table}, others.index)
 
 
 def _subset(observed: Observations, chosen: NDArray[np.bool_], which: Whole) -> Observations:

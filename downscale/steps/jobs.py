@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import dask.array as da
@@ -13,6 +14,7 @@ from downscale.conservation.measures import default_tolerance
 from downscale.engine.job import Job, feature_bytes_of
 from downscale.engine.memory import BATCH_VALUES, BLOCKS_PER_WORKER, ExtraMemory, block_budget, feature_budget
 from downscale.errors import OptionError
+from downscale.nn.separable import Separable
 from downscale.request import Request
 
 NO_EXTRA = ExtraMemory()
@@ -43,6 +45,18 @@ def job_settings(variable: xr.DataArray, name: str, request: Request, extensive:
         "na_thres": request.na_thres,
         "warns_of_negatives": is_sign_unknown(variable, name, request.bounds),
     }
+
+
+def kernel_alone(job: Job) -> Job:
+    """Return the job of the kernel that noise and networks correct, in float64 with cell conservation and nothing else.
+
+    For fields other than that of the job, such as orography: without bounds, transform, penalty and checks.
+    """
+    kernel = job.capabilities.kernel
+    return replace(
+        job, upscaler=kernel if isinstance(kernel, Separable) else job.upscaler, extensive=False, conserve="cell",
+        bounds=(None, None), refinement=None, dtype=np.dtype("f8"), check="skip", target=None, power=None,
+    )  # fmt: skip
 
 
 def result_type(dtype: np.dtype[Any]) -> np.dtype[Any]:

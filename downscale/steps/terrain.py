@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 from downscale.cf.coordinates import select
 from downscale.cf.horizontal import Horizontal, horizontal
 from downscale.cf.quantities import is_temperature
-from downscale.engine.apply import compute_block
-from downscale.engine.cut import Cut, Span
+from downscale.engine.apply import compute_maps
 from downscale.engine.job import Job
 from downscale.fields.orography import Positions, smooth
 from downscale.grid.subcells import SubcellGrid, Subcells
 from downscale.methods.registry import find_method
-from downscale.nn.separable import Separable
 from downscale.request import Request, is_auto, value_for
 from downscale.steps.coarsen import coarsen
+from downscale.steps.jobs import kernel_alone
 
 if TYPE_CHECKING:
     from downscale.steps.prepare import MapPlan
@@ -133,20 +132,7 @@ def terrain_term(orog: Floats, rate: Any, smoothing: float, job: Job, mask: Floa
 
 def _unresolved(field: Floats, job: Job) -> Floats:
     """Return a fine field minus the one that the kernel makes from its coarse-cell means."""
-    return field - _upsampled(job.cells.mean(field), job)
-
-
-def _upsampled(coarse: Floats, job: Job) -> Floats:
-    """Return whole coarse maps (..., n_y, n_x) upsampled in float64 with cell conservation, without bounds."""
-    # Noise and networks refine fields, not orography: U is the kernel that they correct.
-    kernel = job.capabilities.kernel
-    upscaler = kernel if isinstance(kernel, Separable) else job.upscaler
-    plain = replace(
-        job, upscaler=upscaler, extensive=False, conserve="cell", bounds=(None, None), refinement=None,
-        dtype=np.dtype("f8"), check="skip", target=None,
-    )  # fmt: skip
-    rows, columns = (Span(0, n, n) for n in job.coarse.shape)
-    return np.asarray(compute_block(coarse, plain, Cut(rows, rows, rows), Cut(columns, columns, columns)))
+    return field - compute_maps(np.asarray(job.cells.mean(field)), kernel_alone(job))
 
 
 def positions(grid: Any) -> tuple[Positions, Positions]:
@@ -158,16 +144,10 @@ def positions(grid: Any) -> tuple[Positions, Positions]:
 
 
 def _piece_positions(parts: Subcells) -> Positions:
-    scale, edges = cells_per_coarse(parts), parts.coarse.edges
+    scale, edges = parts.cells_per_coarse, parts.coarse.edges
     sign = 1.0 if parts.coarse.ascending else -1.0
     index = np.interp(sign * parts.centres, sign * edges, np.arange(float(edges.size)))
     return Positions(scale * index, scale * parts.coarse.size if parts.coarse.periodic else None)
-
-
-def cells_per_coarse(parts: Subcells) -> float:
-    """Return the number of target cells per coarse cell along an axis, from their mean widths."""
-    widths = [float(np.ptp(axis.edges)) / axis.size for axis in (parts.coarse, parts.target)]
-    return widths[0] / widths[1]
 
 
 def sample_maps(ds: xr.Dataset, axes: Horizontal, count: int = SAMPLE_MAPS) -> xr.Dataset:
@@ -220,7 +200,7 @@ def refinement(map_plan: MapPlan) -> float:
     """Return the number of fine cells per coarse cell along the axis with most of them."""
     if map_plan.target.nests:
         return float(max(map_plan.target.factors))
-    return max(cells_per_coarse(parts) for parts in map_plan.target.parts)
+    return max(parts.cells_per_coarse for parts in map_plan.target.parts)
 
 
 def _choose(evidence: Evidence | str, rate: Any, smoothing: float | None, factor: float, kelvin: bool) -> TerrainChoice:
@@ -319,7 +299,7 @@ def _products(maps: Floats, terms: list[Floats], area: Floats, job: Job, widths:
     squared_terms = cross.copy()
     for one in maps:
         field = one.astype(np.float64)
-        error = field - _upsampled(job.cells.apply_mask(np.isfinite(field)).mean(field), job)
+        error = field - compute_maps(job.cells.apply_mask(np.isfinite(field)).mean(field), kernel_alone(job))
         valid = np.isfinite(error)
         weight, error = np.where(valid, area, 0.0), np.where(valid, error, 0.0)
         squares += _by_part(weight * error**2)

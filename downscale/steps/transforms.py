@@ -39,7 +39,7 @@ def pick_power(
         has_interior = min(axis.coarse.size for axis in parts) > 2 * request.taps
         wanted = "power" if is_usable and has_interior and rain_reason(variable) is not None else None
     if wanted == "power":
-        return power_for((refinement(parts[0]), refinement(parts[1])))
+        return power_for((parts[0].cells_per_coarse, parts[1].cells_per_coarse))
     return None if wanted is None else Power(float(wanted))
 
 
@@ -53,10 +53,3 @@ def require_transformable(request: Request, lower: Mapping[str, float | None]) -
             f"expected a variable with a lower bound of 0 for {spell('transform', requested)}, received none among "
             f"{listing(lower)}; pass {spell('bounds')} (0, None), or drop the transform"
         )
-
-
-def refinement(parts: Subcells) -> float:
-    """Return the ratio of the mean widths of coarse and target cells of an axis."""
-    widths = (abs(float(axis.edges[-1] - axis.edges[0])) / axis.size for axis in (parts.coarse, parts.target))
-    coarse, target = widths
-    return coarse / target
