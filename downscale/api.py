@@ -24,6 +24,7 @@ from downscale.methods.registry import name_of
 from downscale.process.computing import workers
 from downscale.request import Request, is_auto, read_request, takes_request
 from downscale.steps.axis_downscale import AxisPlan, apply_axis_plan, plan_axis
+from downscale.steps.choice import open_method, settle_request
 from downscale.steps.history import add_history, describe_request, set_attributes
 from downscale.steps.horizontal import (
     event_variables,
@@ -35,7 +36,7 @@ from downscale.steps.horizontal import (
 )
 from downscale.steps.jobs import fit_chunks
 from downscale.steps.prepare import MapPlan, Step, plan_maps, split_request
-from downscale.steps.terrain import SAMPLE_MAPS, TerrainChoice, settle_terrain
+from downscale.steps.terrain import SAMPLE_MAPS
 
 # Static fields of a model that are computed from the orography.
 OROGRAPHY_FEATURES = ("orog", "relief", "slope", "aspect")
@@ -78,25 +79,13 @@ def downscale(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **
 def downscale_request(obj: XarrayObject, request: Request) -> XarrayObject:
     """Return the fine object of a request; see :func:`downscale.downscale`."""
     ds, name = as_dataset(obj)
-    fine = _downscale_dataset(ds, settle_request(ds, request)[0])
+    fine = _downscale_dataset(ds, settle_request(ds, request).request)
     if name is not None and name not in fine:
         # The flag of an event: its probability is a second variable, which needs a Dataset.
         name = next(str(variable) for variable in fine.data_vars if "flag_values" in fine[variable].attrs)
     if request.output_chunks is not None:
         fine = fine.chunk(request.output_chunks)
     return fine if name is None else as_array(fine, name, obj)
-
-
-def settle_request(ds: xr.Dataset, request: Request) -> tuple[Request, dict[str, TerrainChoice]]:
-    """Return the request with its terrain term in numbers, and the choices of self-validation by variable.
-
-    Reads a sample of maps if the term is left to self-validation, else nothing.
-    """
-    map_request = None if request.lapse_rate is None else split_request(ds, request)[1]
-    if map_request is None:
-        return request, {}
-    chosen, choices = settle_terrain(ds, map_request)
-    return replace(request, lapse_rate=chosen.lapse_rate, relief_smoothing=chosen.relief_smoothing), choices
 
 
 def _downscale_dataset(ds: xr.Dataset, request: Request) -> xr.Dataset:
@@ -147,12 +136,14 @@ def plan(obj: XarrayObject, factor: Any = None, method: Any = "sobolev", **optio
 def plan_request(obj: XarrayObject, request: Request) -> Plan:
     """Return the plan of a request, without reading any data."""
     ds, _ = as_dataset(obj)
+    method = name_of(request.method)
+    request = open_method(ds, request)
     steps, map_request = split_request(ds, request)
     axis_request = request if map_request is None else replace(request, quantity=None)
     fine, axis_plans = _downscale_along_axes(ds.chunk() if steps else ds, steps, axis_request)
     notes = [note for axis_plan in axis_plans for note in (axis_plan.description, *axis_plan.notes)]
     if map_request is not None:
-        return _plan_horizontal(fine, map_request, notes)
+        return _plan_horizontal(fine, map_request, method, notes)
     plans = {
         name: plan_along_axis(job, fine[name].dims, ds[name].shape, fine[name].data.chunks)
         for name, job in axis_plans[-1].jobs.items()
@@ -160,10 +151,10 @@ def plan_request(obj: XarrayObject, request: Request) -> Plan:
     others = tuple(str(n) for n in ds.data_vars if n not in plans)
     factors = {step.dim: step.factor for step in steps if step.factor is not None}
     device = device_name(request.setting("device"))
-    return Plan(name_of(request.method), factors, device, plans, others, workers(), tuple(notes))
+    return Plan(method, factors, device, plans, others, workers(), tuple(notes))
 
 
-def _plan_horizontal(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan:
+def _plan_horizontal(ds: xr.Dataset, request: Request, method: str, notes: list[str]) -> Plan:
     """Return the plan of the horizontal stage."""
     map_plan = plan_maps(ds, request)
     target = map_plan.target
@@ -184,7 +175,7 @@ def _plan_horizontal(ds: xr.Dataset, request: Request, notes: list[str]) -> Plan
     device = device_name(request.setting("device"))
     notes = [*notes, *_plan_notes(ds, map_plan, request)]
     threads = min(blocks, workers())
-    return Plan(name_of(request.method), map_plan.factors, device, plans, others, threads, tuple(notes), shape)
+    return Plan(method, map_plan.factors, device, plans, others, threads, tuple(notes), shape)
 
 
 def _plan_notes(ds: xr.Dataset, map_plan: MapPlan, request: Request) -> list[str]:

@@ -140,7 +140,8 @@ class Request:
     method: Any = argument(
         "sobolev", "str, path, Learned or ``Upscaler``", str, "Method, or the model that downscales.",
         """"sobolev" (lowest error of all training-free methods tested), "conservative" (piecewise constant),
-        "bilinear", "bicubic"; "cascade" ("sobolev" with stochastic detail, see ``members``);
+        "bilinear", "bicubic"; "cascade" ("sobolev" with stochastic detail, see ``members``); "auto" ("sobolev" with
+        the settings that self-validation supports, from a sample of maps that is read at once);
         a bundled model ("rain", "temperature"), the path of a checkpoint (``model.safetensors``) or a model in memory,
         which set the factor; or any object that implements the ``Upscaler`` protocol.""",
     )  # fmt: skip

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from downscale.api import downscale, downscale_request, settle_request
+from downscale.api import downscale, downscale_request
 from downscale.cf.coordinates import new_coordinates, select
 from downscale.cf.horizontal import horizontal
 from downscale.methods.registry import is_learned, name_of
 from downscale.request import Request
+from downscale.steps.choice import settle_request
 from downscale.steps.coarsen import cell_area, coarsen
 from downscale.steps.prepare import MapPlan, plan_maps
 from downscale.steps.terrain import LEAST_CELLS, crop, refinement, sample_maps
@@ -38,7 +39,7 @@ def self_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, flo
         Area-weighted RMSE by method: "blocks", "bilinear", the method itself, the method "with terrain" if a lapse rate
         is given, and "without transform" if a variable has one; empty if the field is too small.
     """
-    request = settle_request(ds, request)[0]
+    request = settle_request(ds, request).request
     map_plan = plan_maps(ds, request)
     if not map_plan.target.nests:
         return {}

@@ -260,7 +260,7 @@ SYNTAX: dict[str, tuple[str, Callable[[str], Any] | None]] = {
     "factor": ("4, or by dimension lat:4,lon:2,time:30", parse_pairs),
     "target_grid": ("a file, 0.25x0.25, or time:D", parse_target),
     "mask": ("a file", None),
-    "method": ("sobolev, conservative, bilinear, bicubic, cascade, rain, or MODEL.safetensors", str),
+    "method": ("sobolev, auto, conservative, bilinear, bicubic, cascade, rain, or MODEL.safetensors", str),
     "data_vars": ("e.g. tas,pr", parse_names),
     "climatology": ("a file", None),
     "climatology_by": ("auto, none, month, season, dayofyear, hour, month-hour", str),

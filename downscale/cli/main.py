@@ -208,7 +208,7 @@ def _print_outcome(outcome: Any) -> None:
         return
     if outcome.conservation is not None:
         say(repr(outcome.conservation))
-    for name, choice in outcome.terrain.items():
+    for name, choice in {**outcome.terrain, **outcome.choices}.items():
         say(f"{name}: {choice}")
     for name, values in outcome.terrain_penalty.items():
         say(f"{name}: terrain-gradient penalty {values['before']:.3g} -> {values['after']:.3g}")

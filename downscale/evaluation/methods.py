@@ -23,7 +23,7 @@ from downscale.check.conservation import check_conservation
 from downscale.errors import InputError, OptionError
 from downscale.evaluation.schema import COST, LAW, Method
 from downscale.evaluation.truth import Block, Truth
-from downscale.methods.registry import find_method, is_learned
+from downscale.methods.registry import AUTO, find_method, is_learned
 from downscale.metrics.events import EventCounts, occurs
 from downscale.metrics.scores import Scores
 from downscale.models import path_of
@@ -230,6 +230,11 @@ def open_methods(methods: Sequence[Method], factor: tuple[int, int], folder: Pat
 def _open_method(entry: Method, method: str, factor: tuple[int, int]) -> ReadyMethod:
     with prefix_errors(entry.label):
         find_method(method)
+        if method == AUTO:
+            raise OptionError(
+                f"expected a method with settings of its own, received {method!r}, whose choice depends on the maps of "
+                "a block; name 'sobolev' and the options to score"
+            )
         return ReadyMethod(entry, *(load(path_of(method, factor)) if is_learned(method) else (method, None)))
 
 

@@ -17,6 +17,8 @@ from downscale.typing import Upscaler
 
 SUFFIX = ".safetensors"
 CASCADE = "cascade"
+# The default kernel, and the choice of its other settings by self-validation.
+KERNEL, AUTO = "sobolev", "auto"
 
 
 class Method(NamedTuple):
@@ -35,8 +37,9 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    **{name: Method("kernel", True, footprint=name == "sobolev", transform=name == "sobolev") for name in KERNELS},
+    **{name: Method("kernel", True, footprint=name == KERNEL, transform=name == KERNEL) for name in KERNELS},
     CASCADE: Method("cascade", members=True, smoothing=True),
+    AUTO: Method("kernel", True, footprint=True, transform=True),
 }
 LEARNED, OBJECT = Method("learned", members=None), Method("object", members=None)
 

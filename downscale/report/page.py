@@ -28,6 +28,7 @@ from downscale.io.paths import sources_of
 from downscale.plot.charts import spectrum
 from downscale.plot.figures import compare, conservation, zoom
 from downscale.plot.style import value_words
+from downscale.steps.choice import Choice
 from downscale.steps.terrain import TerrainChoice, sample_maps
 from downscale.version import library_versions
 
@@ -92,6 +93,8 @@ class Outcome:
         Errors of predicting parts of the fine observations that are left out, and weights by label.
     terrain : dict
         Rate and smoothing of the terrain term that self-validation chose, by variable.
+    choices : dict
+        Settings that ``method="auto"`` chose, by variable.
     files : list of Path
         Files that the run wrote.
     seconds : float
@@ -112,7 +115,8 @@ class Outcome:
     self_validation: dict[str, dict[str, float]] = field(default_factory=dict)
     terrain_penalty: dict[str, dict[str, float]] = field(default_factory=dict)
     climatology: dict[str, dict[str, Any]] = field(default_factory=dict)
-    terrain: dict[str, TerrainChoice] = field(default_factory=dict)
+    terrain: Mapping[str, TerrainChoice] = field(default_factory=dict)
+    choices: Mapping[str, Choice] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     seconds: float = 0.0
     blocks: int = 0
@@ -199,6 +203,7 @@ def report_facts(outcome: Outcome, coarse: xr.Dataset) -> dict[str, Any]:
         "self_validation": outcome.self_validation,
         "terrain_penalty": outcome.terrain_penalty,
         "climatology": outcome.climatology,
+        "choices": {name: asdict(choice)["candidates"] for name, choice in outcome.choices.items()},
         "terrain": {name: {**asdict(choice), "words": str(choice)} for name, choice in outcome.terrain.items()},
         "blocks": {"count": outcome.blocks, "kept": outcome.kept} if outcome.blocks else None,
         "files": [str(path) for path in outcome.files],

@@ -10,7 +10,7 @@ from typing import Any
 
 import xarray as xr
 
-from downscale.api import plan_request, settle_request
+from downscale.api import plan_request
 from downscale.cf.coordinates import select
 from downscale.cf.horizontal import share_grids
 from downscale.check.climatology import climatology_validation
@@ -24,12 +24,13 @@ from downscale.io.store import check_store
 from downscale.plot.figures import compare
 from downscale.plot.style import check_path
 from downscale.report.page import Outcome, draw_pictures, facts_path, write_report
-from downscale.request import Request
+from downscale.request import AUTO, Request
 from downscale.runs.block_run import BlockOptions, choose_blocks, downscale_to_file, lock_outputs, run_blocks
 from downscale.runs.blocks import BlockPlan, block_size, check_outputs, plan_blocks
 from downscale.runs.manifest import remove_manifest, sweep
 from downscale.runs.recipe import Recipe
-from downscale.runs.single import STORE, build_request, has_means, open_input, static_sources, with_terrain
+from downscale.runs.single import STORE, build_request, has_means, open_input, static_sources, with_settings
+from downscale.steps.choice import settle_request
 from downscale.steps.prepare import split_request
 
 
@@ -100,11 +101,12 @@ def run(
         notes = [] if overwrite or resume else [f"{name} exists; to replace it, {OVERWRITE}" for name in existing]
         outcome.plan = replace(outcome.plan, notes=(*outcome.plan.notes, *notes))
         return outcome
-    if request.lapse_rate is not None:
-        with outcome.stage("terrain term"):
+    if request.lapse_rate is not None or request.method == AUTO:
+        with outcome.stage("choice of settings"):
             # Of the whole record, for all of its blocks.
-            request, outcome.terrain = settle_request(coarse, request)
-            recipe = with_terrain(recipe, request)
+            settled = settle_request(coarse, request)
+            request, outcome.terrain, outcome.choices = settled.request, settled.terrain, settled.choices
+            recipe = with_settings(recipe, request)
     with outcome.stage("read, downscale, write and check"):
         if blocks is None:
             target = Path(recipe.output.path)

@@ -56,10 +56,11 @@ def build_request(recipe: Recipe) -> Request:
     )
 
 
-def with_terrain(recipe: Recipe, request: Request) -> Recipe:
-    """Return a recipe with the terrain term of a request."""
+def with_settings(recipe: Recipe, request: Request) -> Recipe:
+    """Return a recipe with the method and the terrain term of a request."""
     terrain = recipe.terrain.model_copy(update={name: getattr(request, name) for name in TERRAIN})
-    return recipe.model_copy(update={"terrain": terrain})
+    options = recipe.downscale.model_copy(update={"method": request.method})
+    return recipe.model_copy(update={"downscale": options, "terrain": terrain})
 
 
 def _open_static(recipe: Recipe, name: str | None) -> xr.Dataset:

@@ -64,12 +64,18 @@ class TerrainChoice:
 
     def __str__(self) -> str:
         if self.rate is None:
-            return f"no terrain term: {self.reason}"
-        rate = f"{self.rate:g} per m" if np.ndim(self.rate) == 0 else "a field"
-        words = f"lapse rate {rate}, orography smoothed by {self.smoothing:g} fine cells"
+            return f"{self.term}: {self.reason}"
         if self.error is None:
-            return f"{words}, not validated: {self.reason}"
-        return f"{words}; {self.error:.3f} of the error without the term, one scale coarser"
+            return f"{self.term}, not validated: {self.reason}"
+        return f"{self.term}; {self.error:.3f} of the error without the term, one scale coarser"
+
+    @property
+    def term(self) -> str:
+        """The term in words."""
+        if self.rate is None:
+            return "no terrain term"
+        rate = f"{self.rate:g} per m" if np.ndim(self.rate) == 0 else "a field"
+        return f"lapse rate {rate}, orography smoothed by {self.smoothing:g} fine cells"
 
 
 @dataclass(frozen=True, eq=False)
