@@ -159,9 +159,12 @@ def mutated_recipe(rng: random.Random) -> str:
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "--factor": ("2", "3", "lat:2", "lat:2,lon:3", "time:2", "2.5"), "--target": ("1x1", "time:D", "in.nc", "3x700"),
-    "--method": ("sobolev", "bilinear", "bicubic", "conservative", "cascade", "rain", "temperature", "m.safetensors"),
+    "--method": (
+        "sobolev", "auto", "bilinear", "bicubic", "conservative", "cascade", "rain", "temperature", "m.safetensors",
+    ),
     "--members": ("2",), "--seed": ("3",), "--smoothing": ("1",), "--vars": ("tas", "tas,pr"), "--mask": ("in.nc",),
-    "--orog": ("in.nc",), "--lapse-rate": ("-0.006",), "--conserve": ("cell", "total", "none"), "--na-thres": ("0.5",),
+    "--orog": ("in.nc",), "--lapse-rate": ("-0.006", "auto"), "--relief-smoothing": ("0", "1"),
+    "--conserve": ("cell", "total", "none"), "--na-thres": ("0.5",),
     "--bounds": ("auto", "none", "0:", "200:400", ":300"), "--chunks": ("auto", "time:1", "lat:3"),
     "--complevel": ("0", "9"), "--packing": ("int16", "7"), "--attr": ("a=b",), "--tolerance": ("1e-9",),
     "--blocks": ("1", "1 month"), "--max-memory": ("2GB", "100MB"), "--footprint": ("gaussian:400km",),
