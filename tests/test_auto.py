@@ -74,6 +74,7 @@ def test_a_relation_to_height_that_other_quantities_happen_to_have_is_not_used()
     fine = wind.downscale(2, method="auto", orog=relief)
     assert same_bits(fine.ua, wind.downscale(2).ua)
     assert same_bits(fine.tas, coarse.downscale(2, method="auto", orog=relief).tas)
+    assert str(found["pr"]).startswith("sobolev on x^p with p = 1/2;")
     only = choices(wind.drop_vars("tas"), orog=relief)
     assert set(only) == {"ua", "pr"}
 

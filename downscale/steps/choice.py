@@ -90,13 +90,14 @@ def settle_request(ds: xr.Dataset, request: Request) -> Settled:
     settled = replace(opened, lapse_rate=chosen.lapse_rate, relief_smoothing=chosen.relief_smoothing)
     if request.method != AUTO:
         return Settled(settled, terrain, {})
-    observed = () if request.climatology is None else plan_maps(ds, map_request).observed
+    map_plan = plan_maps(ds, map_request)
     choices = {}
-    for name in _fields(ds, request):
-        others = [_terrain_candidate(ds[name], request, terrain.get(name))]
-        if name in observed:
-            others.insert(0, Candidate(f"{KERNEL}, climatology", True, None, "weighted by its sampling error"))
-        choices[name] = Choice((Candidate(KERNEL, not any(one.is_chosen for one in others), 1.0, ""), *others))
+    for name, job in map_plan.jobs.items():
+        kernel = KERNEL if job.power is None else f"{KERNEL} on x^p with {job.power}"
+        others = [_terrain_candidate(ds[name], kernel, request, terrain.get(name))]
+        if name in map_plan.observed:
+            others.insert(0, Candidate(f"{kernel}, climatology", True, None, "weighted by its sampling error"))
+        choices[name] = Choice((Candidate(kernel, not any(one.is_chosen for one in others), 1.0, ""), *others))
     return Settled(settled, terrain, choices)
 
 
@@ -105,11 +106,13 @@ def _fields(ds: xr.Dataset, request: Request) -> list[str]:
     return [name for name in pick_variables(ds, horizontal(ds), request.data_vars) if not is_categorical(ds[name])]
 
 
-def _terrain_candidate(variable: xr.DataArray, request: Request, choice: TerrainChoice | None) -> Candidate:
+def _terrain_candidate(
+    variable: xr.DataArray, kernel: str, request: Request, choice: TerrainChoice | None
+) -> Candidate:  # fmt: skip
     """Return the candidate with a terrain term, from its choice if there was one."""
     words = "terrain term"
     if choice is not None and choice.rate is not None:
-        return Candidate(f"{KERNEL}, {choice.term}", True, choice.error, choice.reason)
+        return Candidate(f"{kernel}, {choice.term}", True, choice.error, choice.reason)
     if choice is not None:
         return Candidate(words, False, choice.error, choice.reason)
     if request.orog is None:
@@ -117,4 +120,4 @@ def _terrain_candidate(variable: xr.DataArray, request: Request, choice: Terrain
     if request.lapse_rate is None:
         return Candidate(words, False, None, "only for temperatures and surface pressure")
     is_given = value_for(request.lapse_rate, str(variable.name)) is not None
-    return Candidate(f"{KERNEL}, terrain term as requested" if is_given else words, is_given, None, "")
+    return Candidate(f"{kernel}, terrain term as requested" if is_given else words, is_given, None, "")
