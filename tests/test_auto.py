@@ -148,7 +148,8 @@ def test_other_targets_masks_and_conservation():
     sums = coarse.downscale(2, method="auto", orog=relief, quantity="extensive")
     assert same_bits(sums.tas, coarse.downscale(2, quantity="extensive").tas)
     seen = coarse.downscale(2, method="auto", footprint="gaussian:100km")
-    assert same_bits(seen.tas, coarse.downscale(2, footprint="gaussian:100km").tas)
+    # Of a solve by iteration, which is not exact to the last bit.
+    np.testing.assert_allclose(seen.tas, coarse.downscale(2, footprint="gaussian:100km").tas, rtol=1e-10)
     assert choices(coarse, orog=relief, quantity="extensive")["tas"].candidates[0].is_chosen
     ds = curvilinear()
     name = next(iter(ds.data_vars))

@@ -14,7 +14,7 @@ from downscale.errors import spell
 from downscale.methods.registry import KERNEL
 from downscale.request import AUTO, Request, value_for
 from downscale.steps.prepare import pick_variables, plan_maps, split_request
-from downscale.steps.terrain import TerrainChoice, settle_terrain
+from downscale.steps.terrain import TerrainChoice, evidence_words, settle_terrain
 
 PRESSURE = "surface_air_pressure"
 
@@ -42,8 +42,8 @@ class Choice:
     def __str__(self) -> str:
         chosen = next(one for one in reversed(self.candidates) if one.is_chosen)
         others = [f"{one.words} ({one.reason})" for one in self.candidates if not one.is_chosen and one.reason]
-        has_evidence = chosen.error is not None and chosen is not self.candidates[0]
-        evidence = f"; {chosen.error:.3f} of the error of {KERNEL}, one scale coarser" if has_evidence else ""
+        error = None if chosen is self.candidates[0] else chosen.error
+        evidence = "" if error is None else f"; {evidence_words(error)}"
         return chosen.words + evidence + (f"; not chosen: {', '.join(others)}" if others else "")
 
 

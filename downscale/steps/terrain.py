@@ -67,7 +67,7 @@ class TerrainChoice:
             return f"{self.term}: {self.reason}"
         if self.error is None:
             return f"{self.term}, not validated: {self.reason}"
-        return f"{self.term}; {self.error:.3f} of the error without the term, one scale coarser"
+        return f"{self.term}; {evidence_words(self.error)}"
 
     @property
     def term(self) -> str:
@@ -75,7 +75,20 @@ class TerrainChoice:
         if self.rate is None:
             return "no terrain term"
         rate = f"{self.rate:g} per m" if np.ndim(self.rate) == 0 else "a field"
-        return f"lapse rate {rate}, orography smoothed by {self.smoothing:g} fine cells"
+        cells = "1 fine cell" if self.smoothing == 1 else f"{self.smoothing:g} fine cells"
+        return f"lapse rate {rate}, orography smoothed by {cells}" if self.smoothing else f"lapse rate {rate}"
+
+
+def evidence_words(error: float) -> str:
+    """Return the error of a setting, as a ratio to that without it, in words.
+
+    Examples
+    --------
+    >>> evidence_words(0.786)
+    'self-validation: RMSE 21.4 % lower than without it'
+    """
+    change = 100 * (1 - error)
+    return f"self-validation: RMSE {abs(change):.1f} % {'lower' if change >= 0 else 'higher'} than without it"
 
 
 @dataclass(frozen=True, eq=False)
