@@ -3,12 +3,14 @@
 Each record is divided in time: the observations, and the held-out maps, which are averaged over coarse cells with
 ``downscale.coarsen``, downscaled, and compared with the originals. Scores are area-weighted, over all cells of
 complete coarse cells, as ratios to those of bilinear interpolation. The lapse rate is -6.5 K per km, with the
-orography of the file. ``no shrinkage`` sets ``climatology_weight=1``. The second table shows how the error changes
-with the length of the record, on held-out maps of its months; the limit is 1.01 of the kernel alone.
+orography of the file; "quantiles" sets ``climatology_quantiles=4``, and "weight 1" ``climatology_weight=1`` (no
+shrinkage). The second table shows how the error changes with the length of the record, on held-out maps of its months;
+the limit is 1.01 of the kernel alone.
 
 Run from the root of the repository, with the package installed:
 
     python benchmarks/climatology.py [--data DIR] [--factors 2 4] [--sets era5-uk fraser] [--plot FILE.png]
+        [--write docs/guide/observations.md]
 
 DOWNSCALE_TEST_DATA also sets the data folder; the default is ../shared/data next to the repository.
 Exit status 2 if it is absent, 1 if a ratio misses its limit.
@@ -19,7 +21,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ import numpy as np
 import xarray as xr
 from accuracy import complete_cells
 from fields import crop
+from measure import command_of, table, write_section
 
 import downscale
 
@@ -36,6 +38,13 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 LAPSE_RATE = -6.5e-3
 # Largest ratio to the kernel alone, at any length of the record; and the largest error of a coarse cell.
 MOST_HARM, MOST_CELL_ERROR = 1.01, 1e-6
+# Quantiles of the form whose detail depends on the coarse value; kinds of results, and those with limits.
+QUANTILES = 4
+KINDS = ("kernel", "lapse rate", "climatology", "quantiles", "weight 1")
+LIMITED = ("climatology", "quantiles")
+GROWING: dict[str, dict[str, Any]] = {
+    "climatology": {}, "quantiles": {"climatology_quantiles": QUANTILES}, "weight 1": {"climatology_weight": 1.0},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -149,26 +158,26 @@ def measure(record: Record, ds: xr.Dataset, factor: int) -> tuple[dict[str, tupl
     truth = held[["field"]]
     coarse = complete_cells(truth, factor)
     area = downscale.cell_area(truth).values
-    fine_options = {"climatology": known[["field"]], "climatology_by": record.by}
+    options = {"climatology": known[["field"]], "climatology_by": record.by}
     methods: dict[str, dict[str, Any]] = {
         "bilinear": {"method": "bilinear", "conserve": None, "bounds": None},
         "kernel": {},
-        **({"lapse": {"orog": ds[["orog"]], "lapse_rate": LAPSE_RATE}} if record.lapse else {}),
-        "climatology": fine_options,
-        "no shrinkage": {**fine_options, "climatology_weight": 1.0},
+        **({"lapse rate": {"orog": ds[["orog"]], "lapse_rate": LAPSE_RATE}} if record.lapse else {}),
+        **{kind: options | more for kind, more in GROWING.items()},
     }
     errors, worst = {}, 0.0
-    for name, options in methods.items():
-        fine = downscale.downscale(coarse, factor, **options)
+    for name, more in methods.items():
+        fine = downscale.downscale(coarse, factor, **more)
         errors[name] = scores(fine["field"], truth["field"], area)
-        if name == "climatology":
-            worst = downscale.check_conservation(coarse, fine, bounds=None).variables["field"].max_relative_error
+        if name in LIMITED:
+            report = downscale.check_conservation(coarse, fine, bounds=None).variables["field"]
+            worst = max(worst, report.max_relative_error)
     base = errors.pop("bilinear")
     return {name: (pair[0] / base[0], pair[1] / base[1]) for name, pair in errors.items()}, worst
 
 
-def growth(record: Record, ds: xr.Dataset, factor: int) -> list[tuple[int, float, float]]:
-    """Return, by number of maps of the record, the RMSE over that of the kernel, with and without shrinkage."""
+def growth(record: Record, ds: xr.Dataset, factor: int) -> list[tuple[int, dict[str, float]]]:
+    """Return, by number of maps of the record, the RMSE over that of the kernel of each kind of climatology."""
     ds = crop(ds, factor)
     known, held = divided(record, ds)
     rows = []
@@ -178,12 +187,11 @@ def growth(record: Record, ds: xr.Dataset, factor: int) -> list[tuple[int, float
         coarse = complete_cells(truth, factor)
         area = downscale.cell_area(truth).values
         plain = scores(downscale.downscale(coarse, factor)["field"], truth["field"], area)[0]
-        options = {"climatology": short, "climatology_by": record.by}
-        some, every = (
-            scores(downscale.downscale(coarse, factor, **options, **more)["field"], truth["field"], area)[0] / plain
-            for more in ({}, {"climatology_weight": 1.0})
-        )
-        rows.append((length, some, every))
+        ratios = {}
+        for kind, more in GROWING.items():
+            fine = downscale.downscale(coarse, factor, climatology=short, climatology_by=record.by, **more)
+            ratios[kind] = scores(fine["field"], truth["field"], area)[0] / plain
+        rows.append((length, ratios))
     return rows
 
 
@@ -195,23 +203,68 @@ def _covered(record: Record, held: xr.Dataset, short: xr.Dataset) -> xr.Dataset:
     return held.isel(time=np.isin(held["time.month"].values, months))
 
 
-def draw(path: Path, lines: dict[str, list[tuple[int, float, float]]]) -> None:
-    """Plot the error by length of the record."""
+def draw(path: Path, lines: dict[str, list[tuple[int, dict[str, float]]]]) -> None:
+    """Plot the error by length of the record, without and with quantiles."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for number, (label, rows) in enumerate(lines.items()):
-        lengths, with_weights, without = (np.array(column) for column in zip(*rows, strict=True))
-        axes.plot(lengths, with_weights, "o-", color=f"C{number}", label=label)
-        axes.plot(lengths, np.minimum(without, 1.6), ":", color=f"C{number}")
-    axes.axhline(1, color="k", linewidth=0.8)
-    axes.set(xscale="log", xlabel="maps in the record", ylabel="RMSE / kernel", ylim=(0.2, 1.6))
-    axes.set_title("Held-out error by length of the record; dotted: no shrinkage", fontsize=10)
-    axes.legend(fontsize=8, ncols=2)
-    figure.savefig(path, dpi=120)
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    titles = ("one detail for each label", f"{QUANTILES} quantiles")
+    for panel, kind, title in zip(panels, LIMITED, titles, strict=True):
+        for number, (label, rows) in enumerate(lines.items()):
+            lengths = [length for length, _ in rows]
+            panel.plot(lengths, [ratios[kind] for _, ratios in rows], "o-", color=f"C{number}", label=label)
+            if kind == LIMITED[0]:
+                without = np.minimum([ratios["weight 1"] for _, ratios in rows], 1.6)
+                panel.plot(lengths, without, ":", color=f"C{number}")
+        panel.axhline(1, color="k", linewidth=0.8)
+        panel.set(xscale="log", xlabel="maps in the record", ylim=(0.2, 1.6), title=title)
+    panels[0].set(ylabel="RMSE / kernel")
+    panels[0].text(0.02, 0.02, "dotted: weight 1", transform=panels[0].transAxes, fontsize=8)
+    panels[1].legend(fontsize=8, ncols=2)
+    figure.savefig(path, dpi=110)
+
+
+def results(chosen: list[Record], folder: Path, factors: list[int]) -> tuple[str, int]:
+    """Return the table of errors on held-out maps, and the number of missed limits."""
+    rows, bad = [], 0
+    for record in chosen:
+        ds = opened(record, folder)
+        for factor in possible(ds, factors):
+            ratios, worst = measure(record, ds, factor)
+            aim = record.aim if factor == 4 else np.inf
+            misses = [kind for kind in LIMITED if ratios[kind][0] > MOST_HARM * ratios["kernel"][0]]
+            misses += ["aim"] if min(ratios[kind][0] for kind in LIMITED) > aim else []
+            misses += ["cell error"] if worst > MOST_CELL_ERROR else []
+            bad += bool(misses)
+            cells = [f"{ratios[kind][0]:.3f} ({ratios[kind][1]:.3f})" if kind in ratios else "" for kind in KINDS]
+            rows.append([f"{record.name}, {factor}x", *cells, f"{worst:.0e}", ", ".join(misses)])
+            print(" | ".join(rows[-1]), flush=True)
+    return table(["record", *KINDS, "cell error", "misses"], rows), bad
+
+
+def growths(chosen: list[Record], folder: Path, factors: list[int], plot: Path | None) -> tuple[str, int]:
+    """Return the table of errors by length of the record, and the number of lengths that degrade skill."""
+    lines, rows, bad = {}, [], 0
+    for record in chosen:
+        ds = opened(record, folder)
+        factor = max(possible(ds, factors))
+        label = f"{record.name}, {factor}x"
+        lines[label] = growth(record, ds, factor)
+        for length, ratios in lines[label]:
+            bad += any(ratios[kind] > MOST_HARM for kind in LIMITED)
+            rows.append([label, f"{length}", *(f"{ratios[kind]:.3f}" for kind in GROWING)])
+            print(" | ".join(rows[-1]), flush=True)
+    if plot:
+        draw(plot, lines)
+    return table(["record", "maps", *GROWING], rows), bad
+
+
+def possible(ds: xr.Dataset, factors: list[int]) -> list[int]:
+    """Return the factors that leave two coarse cells along each axis."""
+    return [factor for factor in factors if min(ds["field"].shape[-2:]) // factor >= 2]
 
 
 def main() -> int:
@@ -221,41 +274,20 @@ def main() -> int:
     parser.add_argument("--factors", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--sets", nargs="+", help="first letters of the names of records")
     parser.add_argument("--plot", type=Path, help="picture of the error by length of the record, at the largest factor")
-    parser.add_argument("--no-growth", action="store_true", help="leave out the second table")
+    parser.add_argument("--write", type=Path, help="page whose marked tables are replaced")
     asked = parser.parse_args()
     if not asked.data.is_dir():
         print(f"climatology.py: expected the data folder {asked.data}, received none; pass --data", file=sys.stderr)
         return 2
     chosen = [one for one in RECORDS if not asked.sets or any(one.name.startswith(name) for name in asked.sets)]
-    bad, lines = 0, {}
-    print("RMSE / bilinear (MAE / bilinear) on held-out maps; largest relative error of a coarse cell; seconds")
-    for record in chosen:
-        ds = opened(record, asked.data)
-        for factor in asked.factors:
-            if min(ds["field"].shape[-2:]) // factor < 2:
-                continue
-            begin = time.perf_counter()
-            ratios, worst = measure(record, ds, factor)
-            text = "  ".join(f"{name} {rmse:.3f} ({mae:.3f})" for name, (rmse, mae) in ratios.items())
-            limit = min(MOST_HARM * ratios["kernel"][0], record.aim if factor == 4 else np.inf)
-            misses = ratios["climatology"][0] > limit or worst > MOST_CELL_ERROR
-            bad += misses
-            mark = "  MISSES" if misses else ""
-            print(f"{record.name} x{factor}: {text}  {worst:.1e}  {time.perf_counter() - begin:.1f}{mark}", flush=True)
-    if not asked.no_growth:
-        factor = max(asked.factors)
-        print(f"\nRMSE / kernel at x{factor} by number of maps of the record: with shrinkage (without)")
-        for record in chosen:
-            ds = opened(record, asked.data)
-            factor = max(one for one in asked.factors if min(ds["field"].shape[-2:]) // one >= 2)
-            rows = growth(record, ds, factor)
-            lines[f"{record.name} x{factor}"] = rows
-            bad += sum(some > MOST_HARM for _, some, _ in rows)
-            print(f"{record.name} x{factor}: " + "  ".join(f"{n}: {some:.3f} ({every:.3f})" for n, some, every in rows),
-                  flush=True)  # fmt: skip
-        if asked.plot:
-            draw(asked.plot, lines)
-    return 1 if bad else 0
+    print("RMSE / bilinear (MAE / bilinear) on held-out maps; largest relative error of a coarse cell")
+    first, bad = results(chosen, asked.data, asked.factors)
+    print("\nRMSE / kernel by number of maps of the record")
+    second, harmful = growths(chosen, asked.data, asked.factors, asked.plot)
+    if asked.write:
+        write_section(asked.write, "climatology", command_of(), first)
+        write_section(asked.write, "climatology by length", command_of(), second)
+    return 1 if bad or harmful else 0
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ FORMS = ("auto", "additive", "ratio")
 CALENDAR_LABELS = ("none", "season", "month", "dayofyear", "hour", "season-hour", "month-hour", "dayofyear-hour")
 TRANSFORMS = ("auto", "power", "none", None)
 MOST_MEMBERS = 2**31
+MOST_QUANTILES = 20
 AUTO = "auto"
 # Rates in recipes and on the command line.
 RATE = float | Literal["auto"] | dict[str, float | Literal["auto"] | None] | None
@@ -264,8 +265,14 @@ class Request:
     climatology_weight: Any = argument(
         "auto", '"auto" or float', str | float, "Weight of the detail, 0 to 1.",
         """"auto" shrinks it by its sampling error, for each label and coarse cell: the weight with the least expected
-        error, from independent parts of the record (its years, or runs of five days if there are fewer than four).
+        error, from independent parts of the record (its years, or runs of five days if there are fewer than five).
         Records with too few parts get 0, and climatologies without years get 1.""", _weight,
+    )  # fmt: skip
+    climatology_quantiles: int = argument(
+        1, "int", int, "Number of details of each label, by the rank of the coarse value in the observations.",
+        """With more than one, such as 4, the detail is that of cold or warm, dry or wet times of the label, linear
+        between them. Ranks are those within the observations: adjust the bias of a model first. Needs a record.""",
+        _whole_number(1, MOST_QUANTILES + 1),
     )  # fmt: skip
     footprint: Any = argument(
         None, "str, Psf, ArrayPsf or array, optional", str | None, "Footprint that coarse values are averages with.",
@@ -338,8 +345,8 @@ class Request:
             raise _conflict(spell("conserve", "cell"), "terrain_penalty", repr(self.conserve))
         if self.climatology is not None and method.kind == "learned":
             raise _conflict("a method without training", "climatology", repr(name))
-        for param in ("climatology_by", "climatology_form", "climatology_weight"):
-            if self.climatology is None and getattr(self, param) != "auto":
+        for param in ("climatology_by", "climatology_form", "climatology_weight", "climatology_quantiles"):
+            if self.climatology is None and getattr(self, param) not in ("auto", 1):
                 raise OptionError(
                     f"expected {spell('climatology')} with {spell(param)}, received none; pass fine observations"
                 )

@@ -87,8 +87,8 @@ class Capabilities:
     satisfies_constraints : bool
         Whether cell means and bounds hold to rounding without correction.
     applies_detail : bool
-        Whether the upsampler itself applies the detail of a climatology, ``place.statics["detail"]``, (maps, rows,
-        columns).
+        Whether the upsampler itself applies the detail of a climatology, ``place.statics["detail"]``, (maps, terms,
+        rows, columns).
     with_noise : callable or None
         Returns the same upsampler with the noise of a :class:`downscale.fields.noise.Draws`, for methods that generate
         ensemble members; their last input is the number of each map.

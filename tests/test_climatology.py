@@ -7,6 +7,7 @@ from typing import Any
 import cftime
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from command import command
 from conftest import shared_data
@@ -16,7 +17,7 @@ import downscale
 from downscale.cf.labels import Labels, numbers_on
 from downscale.errors import DownscaleError, InputError, OptionError
 from downscale.fields.aggregate import Aggregation
-from downscale.fields.climatology import Evidence, Part
+from downscale.fields.climatology import Evidence, Part, add_detail, quantiles_of, terms_of
 from downscale.request import CALENDAR_LABELS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -74,19 +75,24 @@ def test_cells_are_conserved_and_the_error_falls(observed: xr.Dataset) -> None:
 
 
 @pytest.mark.parametrize("chunks", [{"time": 1}, {"time": 7, "lat": 3}, {"time": 5, "lat": 2, "lon": 3}, {"time": -1}])
-def test_chunks_change_no_bit(observed: xr.Dataset, chunks: dict[str, int]) -> None:
+@pytest.mark.parametrize("quantiles", [1, 3])
+def test_chunks_change_no_bit(observed: xr.Dataset, chunks: dict[str, int], quantiles: int) -> None:
     coarse, name = coarse_of(observed), name_of(observed)
-    whole = coarse.downscale(FACTOR, climatology=observed)
-    assert (coarse.chunk(chunks).downscale(FACTOR, climatology=observed)[name] == whole[name]).all()
-    assert (coarse.downscale(FACTOR, climatology=observed.chunk(time=11, lat=5))[name] == whole[name]).all()
+    options = {"climatology_quantiles": quantiles}
+    whole = coarse.downscale(FACTOR, climatology=observed, **options)
+    assert (coarse.chunk(chunks).downscale(FACTOR, climatology=observed, **options)[name] == whole[name]).all()
+    lazy = coarse.downscale(FACTOR, climatology=observed.chunk(time=11, lat=5), **options)
+    assert (lazy[name] == whole[name]).all()
 
 
 @pytest.mark.parametrize("engine", ["torch", "dense"])
-def test_engines_agree(observed: xr.Dataset, engine: str) -> None:
+@pytest.mark.parametrize("quantiles", [1, 3])
+def test_engines_agree(observed: xr.Dataset, engine: str, quantiles: int) -> None:
     coarse, name = coarse_of(observed), name_of(observed)
-    compiled = coarse.downscale(FACTOR, climatology=observed)[name]
+    options = {"climatology": observed, "climatology_quantiles": quantiles}
+    compiled = coarse.downscale(FACTOR, **options)[name]
     with downscale.set_options(engine=engine):
-        other = coarse.downscale(FACTOR, climatology=observed)[name]
+        other = coarse.downscale(FACTOR, **options)[name]
     np.testing.assert_allclose(other, compiled, rtol=1e-11, atol=1e-16)
 
 
@@ -124,15 +130,76 @@ def test_a_lapse_rate_and_a_climatology_add_up() -> None:
     np.testing.assert_allclose(both - plain, (one - plain) + (other - plain), atol=1e-4)
 
 
-def test_members_of_a_cascade_conserve_and_follow_the_climatology(observed: xr.Dataset) -> None:
+@pytest.mark.parametrize("quantiles", [1, 3])
+def test_members_of_a_cascade_conserve_and_follow_the_climatology(observed: xr.Dataset, quantiles: int) -> None:
     coarse = coarse_of(observed, 6)
-    members = coarse.downscale(FACTOR, method="cascade", members=40, climatology=observed)
+    options = {"climatology": observed, "climatology_quantiles": quantiles}
+    members = coarse.downscale(FACTOR, method="cascade", members=40, **options)
     assert downscale.check_conservation(coarse, members).passed
     name = name_of(observed)
     mean = members[name].mean("realization").transpose(*coarse[name].dims).values
     plain = coarse.downscale(FACTOR)[name].values
-    detail = coarse.downscale(FACTOR, climatology=observed)[name].values - plain
+    detail = coarse.downscale(FACTOR, **options)[name].values - plain
     assert np.corrcoef((mean - plain).ravel(), detail.ravel())[0, 1] > 0.8
+
+
+# Quantiles.
+
+
+def uneven(rain: bool, count: int = 800) -> xr.Dataset:
+    """Fine observations whose detail has the opposite sign in warm (or wet) and in cold (or dry) times."""
+    grid, rng = region(), np.random.default_rng(6)
+    pattern = np.random.default_rng(1).normal(size=grid.shape)
+    level = rng.normal(size=(count, 1, 1))
+    if rain:
+        values, attrs = 1e-5 * np.exp(level) * (1 + 0.5 * np.tanh(pattern) * np.tanh(2 * level)), RAIN
+    else:
+        values, attrs = 280 + 5 * level + pattern * level + 0.2 * rng.normal(size=(count, *grid.shape)), AIR
+    name = "pr" if rain else "tas"
+    return xr.Dataset({name: (("time", "lat", "lon"), values, attrs)}, {"time": dates(count), **coordinates(grid)})
+
+
+@pytest.mark.parametrize("rain", [False, True])
+def test_quantiles_find_a_detail_that_depends_on_the_coarse_value(rain: bool) -> None:
+    observed = uneven(rain)
+    known, truth = observed.isel(time=slice(0, -24)), observed.isel(time=slice(-24, None))
+    coarse = coarse_of(observed)
+    options = {"climatology": known, "climatology_by": "none"}
+    one, four = (coarse.downscale(FACTOR, **options, climatology_quantiles=count) for count in (1, 4))
+    assert downscale.check_conservation(coarse, four).passed
+    assert error(four, truth) < 0.6 * error(one, truth)
+    assert "quantiles=4" in four.attrs["downscale_settings"]
+
+
+def test_terms_are_those_of_linear_interpolation() -> None:
+    rng = np.random.default_rng(8)
+    nodes = np.array([-2, -0.5, 0.5, 2]).reshape(4, 1, 1) + rng.uniform(0, 0.5, (1, 4, 3, 5))
+    details = rng.normal(size=(1, 4, 3, 5))
+    smooth = rng.normal(scale=2, size=(3, 5))
+    terms = torch.tensor(terms_of(details, nodes)[0])
+    added = add_detail(torch.tensor(smooth), terms, in_proportion=False).numpy() - smooth
+    expected = [np.interp(smooth[i, j], nodes[0, :, i, j], details[0, :, i, j]) for i, j in np.ndindex(3, 5)]
+    np.testing.assert_allclose(added.ravel(), expected, atol=1e-6)
+
+
+def test_near_nodes_are_kept_apart() -> None:
+    nodes = np.array([0.0, 1.0, 1.0 + 1e-9, 2.0]).reshape(1, 4, 1, 1)
+    terms = terms_of(np.array([0.0, 0.0, 1.0, 1.0]).reshape(1, 4, 1, 1), nodes).ravel()
+    assert terms[3] - terms[2] == pytest.approx(2e-3, rel=1e-3)
+    assert abs(terms[5:]).max() < 501
+
+
+def test_equal_nodes_have_no_slope() -> None:
+    terms = terms_of(np.array([0.0, 1.0, 2.0]).reshape(1, 3, 1, 1), np.zeros((1, 3, 1, 1)))
+    assert terms.ravel().tolist() == [0, 0, 0, 0, 0, 0]
+
+
+def test_quantiles_of_a_dry_cell_and_of_gaps() -> None:
+    series = np.stack([np.zeros((1, 2)), np.array([[0.0, np.nan]]), np.array([[0.0, 3.0]])])
+    series[:, 0, 1] = np.nan, np.nan, 3.0
+    found = quantiles_of(series, np.array([0.25, 0.5, 0.75]), ratio=True)
+    assert found[:, 0, 0].tolist() == [0, 0, 0]
+    assert found[:, 0, 1].tolist() == [3, 3, 3]
 
 
 # Records and weights.
@@ -174,7 +241,7 @@ def test_weights_are_those_of_least_expected_error(noise: float) -> None:
 def test_means_and_samples_give_the_same_sums() -> None:
     rng = np.random.default_rng(4)
     maps, smooth = rng.gamma(2, size=(5, 4, 4)), rng.gamma(2, size=(5, 4, 4))
-    part = Part.of_samples(maps, smooth)
+    part = Part.of_samples(maps, smooth, ratio=True, chosen=np.ones(maps.shape, bool))
     np.testing.assert_allclose(part.detail, (maps - smooth).sum(axis=0))
     np.testing.assert_allclose(part.square, (smooth**2).sum(axis=0))
     twice = part.plus(part)
@@ -314,6 +381,9 @@ REFUSED: list[tuple[dict[str, Any], type[DownscaleError], str]] = [
     ({"climatology": record(), "climatology_weight": 2}, OptionError, "received 2"),
     ({"climatology_by": "month"}, OptionError, "expected climatology with climatology_by"),
     ({"climatology": record(), "method": "temperature"}, OptionError, "expected a method without training"),
+    ({"climatology": record(), "climatology_quantiles": 0}, OptionError, "a whole number from 1, received 0"),
+    ({"climatology_quantiles": 4}, OptionError, "expected climatology with climatology_quantiles"),
+    ({"climatology": record().mean("time", keep_attrs=True), "climatology_quantiles": 4}, InputError, "of a record"),
     ({"climatology": record(), "footprint": "gaussian:100km"}, OptionError, "expected no climatology with footprint"),
     ({"climatology": downscale.coarsen(record(), 4)}, InputError, "at least as fine as the target, received cells"),
     ({"climatology": record().isel(lat=slice(0, 0))}, DownscaleError, "lat"),
@@ -339,11 +409,13 @@ def test_the_command_line_and_blocks_give_the_same(tmp_path: Any) -> None:
     for name, ds in (("obs", observed), ("coarse", coarse)):
         ds.to_netcdf(tmp_path / f"{name}.nc")
     files = [str(tmp_path / f"{name}.nc") for name in ("coarse", "fine")]
-    said = command("apply", *files, "--factor", str(FACTOR), "--climatology", str(tmp_path / "obs.nc"), "--blocks", "7")
+    options = ["--climatology", str(tmp_path / "obs.nc"), "--climatology-quantiles", "3"]
+    said = command("apply", *files, "--factor", str(FACTOR), *options, "--blocks", "7")
     assert said.status == 0, said
     stored = xr.open_dataset(files[1])
-    assert (stored.tas.values == coarse.downscale(FACTOR, climatology=observed).tas.values).all()
-    assert "climatology tas(additive by=month)" in stored.attrs["history"]
+    whole = coarse.downscale(FACTOR, climatology=observed, climatology_quantiles=3)
+    assert (stored.tas.values == whole.tas.values).all()
+    assert "climatology tas(additive by=month quantiles=3)" in stored.attrs["history"]
 
 
 def test_real_hours_lower_the_error() -> None:

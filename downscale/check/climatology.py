@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
+from downscale.engine.apply import compute_maps
+from downscale.engine.job import Job
 from downscale.request import Request
-from downscale.steps.climatology import Observations, estimate, left_out_errors
+from downscale.steps.climatology import Observations
+from downscale.steps.detail import estimate, on_fine
+from downscale.steps.jobs import kernel_alone
 from downscale.steps.prepare import MapPlan, plan_maps
 
 # A climatology that lowers the error by less than this changes nothing worth the observations.
 SLIGHT = 0.005
+# Turns in which parts of a record are left out, and the maps that are predicted in each.
+FOLDS, MOST_MAPS = 5, 24
+
+Floats = NDArray[np.float64]
+Whole = NDArray[np.int64]
 
 
 def climatology_validation(ds: xr.Dataset, request: Request) -> dict[str, dict[str, Any]]:
@@ -71,3 +83,60 @@ observations are no record of several independent parts')
     if change > -SLIGHT:
         return "expected to change the RMSE by less than 0.5 %"
     return f"expected to lower the RMSE by {-100 * change:.2g} %"
+
+
+# Prediction of parts left out.
+
+
+def left_out_errors(observed: Observations, job: Job, mask: Any = None) -> tuple[float, float] | None:
+    """Return the RMSE of the kernel, and with the climatology, on maps of parts of a record that it does not contain.
+
+    Parts are left out in turns, and some of their maps are predicted; None without several independent parts.
+    """
+    parts = observed.parts
+    if parts is None or np.unique(parts).size < 2 or not observed.wanted.size:
+        return None
+    numbers = np.searchsorted(np.unique(parts), parts)
+    folds = min(FOLDS, int(numbers.max()) + 1)
+    valid = None if mask is None else np.asarray(mask) > 0.5
+    weights, squares = 0.0, np.zeros(2)
+    for fold in range(folds):
+        is_out = numbers % folds == fold
+        own = np.flatnonzero(is_out & np.isin(observed.label, observed.wanted))
+        if not own.size:
+            continue
+        own = own[np.unique(np.linspace(0, own.size - 1, MOST_MAPS).round().astype(int))]
+        others = _subset(observed, ~is_out, observed.label[own])
+        if not others.wanted.size:
+            continue
+        truth = on_fine(observed, np.concatenate([observed.read(int(i), int(i) + 1) for i in own]), valid)
+        area = np.where(np.isfinite(truth), job.fine.cell_area, 0.0)
+        statics = {} if mask is None else {"mask": np.asarray(mask, np.float64)}
+        for k, guess in enumerate(_guesses(truth, others, job, mask, statics)):
+            misses = np.where(area > 0, guess - truth, 0.0)
+            squares[k] += float(np.nansum(area * misses**2))
+        weights += float(area.sum())
+    plain, better = np.sqrt(squares / weights) if weights else (np.nan, np.nan)
+    return float(plain), float(better)
+
+
+def _guesses(
+    truth: Floats, others: Observations, job: Job, mask: Any, statics: dict[str, Floats]
+) -> Iterator[Floats]:  # fmt: skip
+    """Yield fine maps predicted from the cell means of some maps: by the kernel, and with other observations."""
+    present = np.isfinite(truth)
+    cells = job.cells if present.all() else job.cells.apply_mask(present)
+    coarse = np.asarray(cells.mean(truth))
+    own = replace(kernel_alone(job), conserve=job.conserve, bounds=job.bounds, power=job.power)
+    yield compute_maps(coarse, own, statics)
+    table, _ = estimate(others, job, mask)
+    yield compute_maps(coarse, own, {**statics, "detail": table}, others.index)
+
+
+def _subset(observed: Observations, chosen: NDArray[np.bool_], which: Whole) -> Observations:
+    """Return some of the observations, for maps with the labels ``which``."""
+    assert observed.parts is not None
+    index = np.flatnonzero(chosen)
+    return replace(
+        observed, maps=observed.maps[index], label=observed.label[index], parts=observed.parts[index], which=which
+    )

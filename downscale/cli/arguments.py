@@ -266,6 +266,7 @@ SYNTAX: dict[str, tuple[str, Callable[[str], Any] | None]] = {
     "climatology_by": ("auto, none, month, season, dayofyear, hour, month-hour", str),
     "climatology_form": ("auto, additive, ratio, or by variable pr:ratio", parse_form),
     "climatology_weight": ("auto, or a number", parse_weight),
+    "climatology_quantiles": ("e.g. 4", None),
     "orog": ("a file", None),
     "lapse_rate": ("e.g. -6.5e-3, or auto; needs --orog", parse_rate),
     "relief_smoothing": ("0 for none; needs --lapse-rate", parse_smoothing),
@@ -280,7 +281,7 @@ SYNTAX: dict[str, tuple[str, Callable[[str], Any] | None]] = {
 REQUEST = (
     "factor", "target_grid", "mask", "na_thres", "method", "members", "seed", "smoothing", "data_vars", "orog",
     "lapse_rate", "relief_smoothing", "climatology", "climatology_by", "climatology_form", "climatology_weight",
-    "footprint", "conserve", "bounds", "transform", "quantity", "tolerance", "device",
+    "climatology_quantiles", "footprint", "conserve", "bounds", "transform", "quantity", "tolerance", "device",
 )  # fmt: skip
 
 

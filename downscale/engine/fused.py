@@ -26,7 +26,7 @@ from downscale.kernels.windows import CellFractions, Detail, Law, Operator, Wind
 from downscale.nn.separable import Separable
 
 EMPTY = np.empty((0, 0))
-NO_DETAIL = Detail(np.empty((0, 0, 0), np.float32), np.empty(0, np.int64), False)
+NO_DETAIL = Detail(np.empty((0, 0, 0, 0), np.float32), np.empty(0, np.int64), False)
 # Bytes of the rows of a pattern that stay in the cache while they are added to one map after another.
 PATTERN_BYTES = 500_000
 
@@ -96,7 +96,7 @@ def _layout(job: Job, rows: Cut, columns: Cut, statics: dict[str, NDArray[Any]])
     terrain = np.ascontiguousarray(statics["terrain"][core_cells], np.float64) if "terrain" in statics else EMPTY
     patterns = NO_DETAIL.patterns
     if "detail" in statics:
-        patterns = np.ascontiguousarray(statics["detail"][(slice(None), *core_cells)], np.float32)
+        patterns = np.ascontiguousarray(statics["detail"][(..., *core_cells)], np.float32)
     is_masked = None if valid is None or valid.all() else ~valid
     fraction = np.ascontiguousarray(subcell_fraction)
     return Layout(y, x, closed, cells, fraction, terrain, patterns, is_masked, job.upscaler.reach)
@@ -160,7 +160,9 @@ def _run_kernel(
             refine(source[maps], x[maps], fine[maps], first, last, operator, subcells, own, law, count)
         return maps, count
 
-    band = None if not detail.patterns.size else max(PATTERN_BYTES // (4 * cells.factor_y * fine.shape[-1]), UNROLLED)
+    band = None
+    if detail.patterns.size:
+        band = max(PATTERN_BYTES // (4 * detail.patterns.shape[1] * cells.factor_y * fine.shape[-1]), UNROLLED)
     for maps, count in _in_threads(refine_piece, x.shape, threads, band):
         doubtful_cells[maps] += count
     return doubtful_cells

@@ -23,6 +23,7 @@ from downscale.engine.device import DeviceTransfer, pick_device
 from downscale.engine.job import Bound, Job
 from downscale.engine.memory import BATCH_VALUES
 from downscale.fields.aggregate import Aggregation
+from downscale.fields.climatology import add_detail
 from downscale.fields.conserve import additive, bounded, infeasible
 from downscale.fields.fill import fill_missing
 from downscale.grid.subcells import SubcellGrid
@@ -222,7 +223,7 @@ class BlockWork:
                 place = Place(job.coarse, job.fine, rows.input.first, columns.input.first, statics)
                 proposal = job.upscaler(inputs, place)
             if detail is not None and not job.capabilities.applies_detail:
-                proposal = proposal * (1 + detail) if job.in_proportion else proposal + detail
+                proposal = add_detail(proposal, detail, job.in_proportion)
             if "terrain" in self.statics:
                 proposal = proposal + self.device_statics["terrain"]
             if self.valid is not None:

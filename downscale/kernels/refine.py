@@ -11,11 +11,10 @@ call each other must be in one file, since its cache follows changes to that fil
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from downscale.kernels.compiled import LINE, compile_inner, compile_loop, fence, store_line
+from downscale.kernels.windows import Strip
 
 # Number of taps of the unrolled inner loops, and minimum number of taps; more are added one at a time.
 UNROLLED = 7
@@ -27,18 +26,6 @@ STEPS, EPS, SCRATCH = 128, 2.220446049250313e-16, 9
 NO_LAW, CELL, BOUNDED = 0, 1, 2
 # Unsigned, so that the compiler can exclude negative indices.
 U = np.uintp
-
-
-class _Strip(NamedTuple):
-    """The ``n`` cells from ``begin`` on in the row ``j`` of map ``k``, whose first fine row is ``top``."""
-
-    k: int
-    j: int
-    begin: int
-    n: int
-    top: int
-    rows: int
-    columns: int
 
 
 @compile_inner
@@ -213,15 +200,28 @@ def apply_operator(coarse, out, first, last, operator):  # type: ignore[no-untyp
     fence()  # type: ignore[call-arg]
 
 
+@_by_factor
+def _add_row(literal):  # type: ignore[no-untyped-def]
+    def loops(nodes, patterns, p, top, left, width, fine, row, in_proportion):  # type: ignore[no-untyped-def]
+        """Add a row of a pattern to a fine row, or scale the row with it."""
+        for i in range(width):
+            value, k = fine[row, i], left + U(i)
+            total = np.float64(patterns[p, U(0), top, k])
+            for q in range(1, literal or nodes):
+                low, high = np.float64(patterns[p, U(q), top, k]), np.float64(patterns[p, U(q + 1), top, k])
+                total += patterns[p, U((literal or nodes) + q), top, k] * (min(max(value, low), high) - low)
+            fine[row, i] = value * (1.0 + total) if in_proportion else value + total
+
+    return loops
+
+
 @compile_inner
 def _apply_detail(fine, detail, strip):  # type: ignore[no-untyped-def]
     """Add the pattern of a map to the rows of a strip, or scale them with it."""
     p, left, width = U(detail.position[strip.k]), U(strip.begin * strip.columns), strip.n * strip.columns
+    nodes, by = detail.patterns.shape[1] // 2, detail.in_proportion
     for r in range(strip.rows):
-        row, top = U(r), U(strip.top + r)
-        for i in range(width):
-            part = detail.patterns[p, top, left + U(i)]
-            fine[row, i] = fine[row, i] * (1.0 + part) if detail.in_proportion else fine[row, i] + part
+        _add_row(nodes, detail.patterns, p, U(strip.top + r), left, width, fine, U(r), by)
 
 
 # Cell means of a strip.
@@ -563,7 +563,7 @@ def refine(coarse, x, out, first, last, operator, cells, detail, law, doubtful):
         for j in range(first, last):
             _update_rows(t, j, operator, lines, slot_rows, slots)
             for begin in range(0, n, step):
-                strip = _Strip(k, j, begin, min(step, n - begin), j * rows, rows, columns)
+                strip = Strip(k, j, begin, min(step, n - begin), j * rows, rows, columns)
                 first_column, size = begin * columns, strip.n * columns
                 for r in range(0, rows, 2):
                     other = min(r + 1, rows - 1)
@@ -638,7 +638,7 @@ def check_cells(  # type: ignore[no-untyped-def]
     row_buffer, second_buffer, means, magnitudes = np.empty(width), np.empty(width), np.empty(n_x), np.empty(n_x)
     for k in range(x.shape[0]):
         for j in range(n_y):
-            strip = _Strip(k, j, 0, n_x, j * rows, rows, width // n_x)
+            strip = Strip(k, j, 0, n_x, j * rows, rows, width // n_x)
             values, row_sizes = y[k, strip.top : strip.top + rows], sizes[k : k + 1, strip.top : strip.top + rows]
             _means(values, 0, strip, cells, False, row_buffer, means)
             _means(values, 0, strip, cells, True, row_buffer, magnitudes)

@@ -61,13 +61,27 @@ class CellFractions(NamedTuple):
     term: NDArray[np.float64]
 
 
+class Strip(NamedTuple):
+    """The ``n`` cells from ``begin`` on in the row ``j`` of map ``k``, whose first fine row is ``top``."""
+
+    k: int
+    j: int
+    begin: int
+    n: int
+    top: int
+    rows: int
+    columns: int
+
+
 class Detail(NamedTuple):
     """Patterns of a climatology, to add to the proposal or to scale it with.
 
     Attributes
     ----------
-    patterns : array of float32, shape (patterns, fine rows, fine columns) or (0, 0, 0)
-        Values to add, or relative ones if ``in_proportion``.
+    patterns : array of float32, shape (patterns, terms, fine rows, fine columns) or (0, 0, 0, 0)
+        Values to add, or relative ones if ``in_proportion``. One term is the same for all values v of the proposal. Of
+        2 n terms the first is the value up to the first node, then come n ascending nodes of v, and n - 1 slopes
+        between them; beyond the last node the value is constant.
     position : array of int, shape (maps,) or (0,)
         The pattern of each map.
     in_proportion : bool

@@ -18,6 +18,7 @@ import numpy as np
 
 from downscale.errors import OptionError
 from downscale.fields.aggregate import Aggregation
+from downscale.fields.climatology import add_detail
 from downscale.fields.noise import Draws, Noise, Window, lifetime_of
 from downscale.kernels.sobolev import axis_weights
 from downscale.nn.separable import EVERY_LAW, Separable
@@ -126,7 +127,7 @@ class Cascade:
             smooth = base[i]
             if detail is not None:
                 # Noise that multiplies is weighted by the climatology with it (Terzago et al. 2018).
-                smooth = smooth * (1 + detail[k]) if self.in_proportion else smooth + detail[k]
+                smooth = add_detail(smooth, detail[k], self.in_proportion)
             if self.positive:
                 smooth = smooth.clamp_min(0)
                 fine, cell_means = smooth * torch.exp(added - 0.5 * deviation[i] ** 2), x[i].clamp_min(0)

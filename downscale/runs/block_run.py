@@ -38,7 +38,7 @@ from downscale.runs.clusters import client_of, compute_on_cluster, profile_of
 from downscale.runs.manifest import clear, read_checksum, read_manifest, remove_manifest, sweep, write_manifest
 from downscale.runs.recipe import Recipe, parse_recipe
 from downscale.runs.single import STORE, build_request, check_options, fields_to_check, open_input
-from downscale.steps.climatology import share_tables
+from downscale.steps.detail import share_tables
 
 Callback = Callable[[], None]
 # Smaller arrays are stored in one chunk.

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import dask
-import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -19,31 +14,21 @@ from numpy.typing import NDArray
 from downscale.cf.coordinates import horizontal_variables, select
 from downscale.cf.dates import Clock, is_time, values_of
 from downscale.cf.horizontal import Horizontal, horizontal
-from downscale.cf.labels import STEPS, Labels, labelled_dims, numbers_on, years_of
+from downscale.cf.labels import Labels, labelled_dims, numbers_on, years_of
 from downscale.cf.quantities import automatic_form, quantity_of, same_quantity, units_of
 from downscale.cf.times import date_bounds, time_name
 from downscale.cf.units import convert
-from downscale.engine.apply import compute_maps
 from downscale.engine.job import Job
 from downscale.errors import InputError, OptionError, listing, spell
-from downscale.fields.climatology import Evidence, Part
+from downscale.fields.climatology import most_quantiles
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.io.statics import Regridder, regridder
 from downscale.nn.cascade import Cascade
 from downscale.request import Request
-from downscale.steps.jobs import kernel_alone
 
-# Values of a record that are read at once.
-PIECE = 8_000_000
 # Fewer calendar years are too few independent parts: then each run of some days is one.
-FEWEST_YEARS, RUN_OF_DAYS = 4, 5
+FEWEST_YEARS, RUN_OF_DAYS = 5, 5
 DAY = 86400.0
-# Steps of five days that the detail of a day of the year is averaged over, around it.
-WINDOW = 7
-# Turns in which parts of a record are left out, and the maps that are predicted in each.
-FOLDS, MOST_MAPS = 5, 24
-# Float64 fields by label while the detail is computed, and copies of the maps that are read at once.
-SUMS, SUMS_IN_PROPORTION, READ_COPIES = 8, 10, 4
 # Marks of a climatology among the methods of cells along time.
 WITHIN = ("within", "over")
 
@@ -69,6 +54,7 @@ class Observations:
     which: Whole
     regrid: Regridder
     weight: float | None
+    quantiles: int
     area: Floats | None
     notes: tuple[str, ...] = ()
 
@@ -86,8 +72,9 @@ class Observations:
 
     def describe(self, name: str) -> str:
         """Return the form, labels and weight of these observations in a few words, for the history of a file."""
-        weight = "" if self.weight is None else f" weight={self.weight:g}"
-        return f"climatology {name}({'ratio' if self.ratio else 'additive'} by={self.labels}{weight})"
+        more = "" if self.weight is None else f" weight={self.weight:g}"
+        more += "" if self.quantiles == 1 else f" quantiles={self.quantiles}"
+        return f"climatology {name}({'ratio' if self.ratio else 'additive'} by={self.labels}{more})"
 
     def read(self, first: int, last: int) -> Floats:
         """Return some maps in float64, in the units of the coarse variable."""
@@ -167,6 +154,11 @@ def _observed(
     scale = _conversion(maps, ds[name], name, ratio, what)
     _require_finer(there, axes, target, what)
     labels, label, parts, maps = _labelled(source, maps, ds, name, request, what)
+    if parts is None and request.climatology_quantiles > 1:
+        raise InputError(
+            f"expected {what} with the times of a record for {spell('climatology_quantiles')}, received a climatology; "
+            "pass the record, or 1 quantile"
+        )
     which = _labels_of(ds, name, axes, labels, what)
     notes = []
     lacking = np.setdiff1d(which, label)
@@ -185,7 +177,16 @@ def _observed(
         notes.append(f"{name}: climatology does not cover {regrid.uncovered}, the method alone there")
     extensive = (request.quantity_for(name) or quantity_of(ds[name])) == "extensive"
     area = np.asarray(there.grid.cell_area) if extensive else None
-    return Observations(maps, labels, label, parts, scale, ratio, which, regrid, weight, area, tuple(notes))
+    count = request.climatology_quantiles
+    if count > 1 and parts is not None and weight is None:
+        # Of all labels, also those that the coarse maps lack, so that every block of a run has as many.
+        most = most_quantiles(min(np.unique(parts[label == one]).size for one in np.unique(label)), ratio)
+        if most < count:
+            notes.append(f"{name}: too few independent parts for {count} quantiles, {most} instead")
+        count = min(count, most)
+    return Observations(
+        maps, labels, label, parts, scale, ratio, which, regrid, weight, count, area, tuple(notes)
+    )  # fmt: skip
 
 
 def _plane_of(source: xr.Dataset, field: str, maps: xr.DataArray) -> xr.Dataset:
@@ -361,248 +362,3 @@ def _labels_of(ds: xr.Dataset, name: str, axes: Horizontal, labels: Labels, what
 
 def _along(values: Whole, axis: int, count: int) -> Whole:
     return values.reshape([-1 if i == axis else 1 for i in range(count)])
-
-
-# Detail on the fine cells.
-
-
-def detail_table(observed: Observations, job: Job, mask: Any) -> Any:
-    """Return the weighted detail of each label of the coarse maps, zeros last, lazily: (labels + 1, rows, columns)."""
-    shape = (observed.wanted.size + 1, *job.fine.shape)
-    table = dask.delayed(_table, pure=False)(_Source(observed, _shared.get()), job, mask)
-    return da.from_delayed(table, shape, np.float32)
-
-
-# Labels and detail of each variable, for the blocks of a run in one process; None outside of a run.
-Tables = dict[str, tuple[Whole, NDArray[np.float32]]]
-_shared: ContextVar[Tables | None] = ContextVar("shared", default=None)
-
-
-@contextmanager
-def share_tables(tables: Tables) -> Iterator[None]:
-    """Keep the detail of a request in ``tables`` within this block, so that the blocks of a run compute it once."""
-    token = _shared.set(tables)
-    try:
-        yield
-    finally:
-        _shared.reset(token)
-
-
-class _Source:
-    """Observations that Dask does not compute before a task begins, which reads them piece by piece.
-
-    Dask would find lazy maps in the fields of a dataclass, and compute all of them at once.
-    """
-
-    def __init__(self, observed: Observations, tables: Tables | None = None) -> None:
-        self.observed, self.tables = observed, tables
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Tables are not sent to workers.
-        return {"observed": self.observed, "tables": None}
-
-
-def detail_bytes(observed: Observations, cells: int) -> int:
-    """Return the memory that the detail takes on ``cells`` fine cells, with the sums that it is computed from."""
-    sums = SUMS_IN_PROPORTION if observed.ratio else SUMS
-    return observed.wanted.size * cells * (4 + 8 * sums) + READ_COPIES * 8 * PIECE
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What the observations of one label contribute: maps, independent parts, weight, rms of the detail, clipped."""
-
-    label: str
-    samples: int
-    parts: int
-    weight: float
-    detail: float
-    clipped: int
-
-
-def _table(source: _Source, job: Job, mask: Any) -> NDArray[np.float32]:
-    if source.tables is None:
-        return estimate(source.observed, job, mask)[0]
-    # Of each variable the labels of one block, which bounds the memory.
-    wanted = source.observed.wanted
-    known = source.tables.get(job.name)
-    if known is None or not np.array_equal(known[0], wanted):
-        known = source.tables[job.name] = wanted, estimate(source.observed, job, mask)[0]
-    return known[1]
-
-
-def estimate(observed: Observations, job: Job, mask: Any = None) -> tuple[NDArray[np.float32], list[Summary]]:
-    """Return the weighted detail of each wanted label, zeros last, and a summary by label."""
-    plain, wanted = kernel_alone(job), observed.wanted
-    if not wanted.size:
-        # Such as a block of months that the record lacks.
-        return np.zeros((1, *job.fine.shape), np.float32), []
-    valid = None if mask is None else np.asarray(mask) > 0.5
-    evidence = Evidence(wanted.size, job.cells, observed.ratio)
-    for parts in _parts_of_record(observed, plain, valid):
-        for label, (samples, part) in parts.items():
-            evidence.add(label, samples, part)
-    if not evidence.seen:
-        raise InputError(
-            f"{job.name}: expected fine observations, received missing values only; pass others, or leave "
-            f"{spell('climatology')} out"
-        )
-    pattern, clipped = evidence.pattern()
-    if observed.weight is not None or observed.parts is None:
-        given = 1.0 if observed.weight is None else observed.weight
-        weights = np.full((wanted.size, *job.coarse.shape), given)
-    else:
-        closed = bool(job.coarse.x.periodic)
-        weights = evidence.weights(pattern, job.coarse.cell_area, closed)
-    table = np.zeros((wanted.size + 1, *job.fine.shape), np.float32)
-    shares = np.clip(compute_maps(weights, plain), 0.0, 1.0)
-    table[:-1] = shares * pattern
-    area = job.coarse.cell_area
-    facts = [
-        Summary(
-            observed.labels.words(int(label)), int(evidence.samples[i]), int(evidence.parts[i]),
-            float((weights[i] * area).sum() / area.sum()), float(np.sqrt(np.mean(pattern[i] ** 2))), int(clipped[i]),
-        )
-        for i, label in enumerate(wanted)
-    ]  # fmt: skip
-    return table, facts
-
-
-def _parts_of_record(observed: Observations, plain: Job, valid: Any) -> Iterator[dict[int, tuple[int, Part]]]:
-    """Yield the number of samples and their sums by the position of a wanted label, for each independent part."""
-    label = observed.label
-    parts = np.zeros(label.size, np.int64) if observed.parts is None else observed.parts
-    edges = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), parts.size]
-    spread = _spread(observed.labels, observed.wanted)
-    needed = np.isin(label, np.concatenate(spread)) if spread else np.zeros(label.size, bool)
-    summed = _sums_of_samples if observed.ratio and observed.parts is not None else _sums_of_means
-    step = max(PIECE // int(np.prod(observed.maps.shape[-2:])), 1)
-    for begin, end in pairwise(edges):
-        pieces = [(a, min(a + step, end)) for a in range(begin, end, step)]
-        pieces = [(a, b) for a, b in pieces if needed[a:b].any()]
-        if pieces:
-            yield summed(observed, plain, valid, pieces, spread)
-
-
-def _sums_of_means(
-    observed: Observations, plain: Job, valid: Any, pieces: list[tuple[int, int]], spread: list[Whole]
-) -> dict[int, tuple[int, Part]]:
-    """Return the sums of one part, from the mean of each label: the kernel is linear."""
-    total, count = np.zeros((2, len(spread), *observed.maps.shape[-2:]))
-    samples = np.zeros(len(spread), np.int64)
-    for first, last in pieces:
-        values = observed.read(first, last)
-        for i, near in enumerate(spread):
-            some = values[np.isin(observed.label[first:last], near)]
-            present = np.isfinite(some)
-            total[i] += np.where(present, some, 0.0).sum(axis=0)
-            count[i] += present.sum(axis=0)
-            samples[i] += len(some)
-    means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    fine = _on_fine(observed, means, valid)
-    smooth = _smooth(fine, plain)
-    return {
-        int(i): (int(samples[i]), Part.of_mean(fine[i], smooth[i], int(samples[i]), observed.ratio))
-        for i in np.flatnonzero(samples)
-    }
-
-
-def _sums_of_samples(
-    observed: Observations, plain: Job, valid: Any, pieces: list[tuple[int, int]], spread: list[Whole]
-) -> dict[int, tuple[int, Part]]:
-    """Return the sums of one part, with products of each sample and its smooth field."""
-    found: dict[int, tuple[int, Part]] = {}
-    batch = max(PIECE // int(np.prod(plain.fine.shape)), 1)
-    for first, last in ((a, min(a + batch, stop)) for start, stop in pieces for a in range(start, stop, batch)):
-        label = observed.label[first:last]
-        if not np.isin(label, np.concatenate(spread)).any():
-            continue
-        fine = _on_fine(observed, observed.read(first, last), valid)
-        smooth = _smooth(fine, plain)
-        for i, near in enumerate(spread):
-            chosen = np.isin(label, near)
-            if chosen.any():
-                part, count = Part.of_samples(fine[chosen], smooth[chosen]), int(chosen.sum())
-                known = found.get(i)
-                found[i] = (count, part) if known is None else (known[0] + count, known[1].plus(part))
-    return found
-
-
-def _on_fine(observed: Observations, maps: Floats, valid: Any) -> Floats:
-    """Return maps on the fine cells, NaN where there are no observations or the mask hides cells."""
-    fine = observed.regrid(maps)
-    return fine if valid is None else np.where(valid, fine, np.nan)
-
-
-def _spread(labels: Labels, wanted: Whole) -> list[Whole]:
-    """Return the labels whose samples each wanted label averages: its own, and neighbouring days of the year."""
-    if labels.parts[:1] != ("dayofyear",):
-        return [np.array([label]) for label in wanted]
-    per_step = labels.count // STEPS
-    half = WINDOW // 2
-    steps = per_step * np.arange(-half, half + 1)
-    return [(label + steps) % labels.count for label in wanted]
-
-
-def _smooth(fine: Floats, plain: Job) -> Floats:
-    """Return U A of fine maps with gaps: means over valid cells, NaN in coarse cells without any."""
-    valid = np.isfinite(fine)
-    cells = plain.cells if valid.all() else plain.cells.apply_mask(valid)
-    return compute_maps(np.asarray(cells.mean(fine)), plain)
-
-
-# Validation on parts left out.
-
-
-def left_out_errors(observed: Observations, job: Job, mask: Any = None) -> tuple[float, float] | None:
-    """Return the RMSE of the kernel, and with the climatology, on maps of parts of a record that it does not contain.
-
-    Parts are left out in turns, and some of their maps are predicted; None without several independent parts.
-    """
-    parts = observed.parts
-    if parts is None or np.unique(parts).size < 2 or not observed.wanted.size:
-        return None
-    numbers = np.searchsorted(np.unique(parts), parts)
-    folds = min(FOLDS, int(numbers.max()) + 1)
-    valid = None if mask is None else np.asarray(mask) > 0.5
-    weights, squares = 0.0, np.zeros(2)
-    for fold in range(folds):
-        is_out = numbers % folds == fold
-        own = np.flatnonzero(is_out & np.isin(observed.label, observed.wanted))
-        if not own.size:
-            continue
-        own = own[np.unique(np.linspace(0, own.size - 1, MOST_MAPS).round().astype(int))]
-        others = _subset(observed, ~is_out, observed.label[own])
-        if not others.wanted.size:
-            continue
-        truth = _on_fine(observed, np.concatenate([observed.read(int(i), int(i) + 1) for i in own]), valid)
-        area = np.where(np.isfinite(truth), job.fine.cell_area, 0.0)
-        statics = {} if mask is None else {"mask": np.asarray(mask, np.float64)}
-        for k, guess in enumerate(_guesses(truth, others, job, mask, statics)):
-            misses = np.where(area > 0, guess - truth, 0.0)
-            squares[k] += float(np.nansum(area * misses**2))
-        weights += float(area.sum())
-    plain, better = np.sqrt(squares / weights) if weights else (np.nan, np.nan)
-    return float(plain), float(better)
-
-
-def _guesses(
-    truth: Floats, others: Observations, job: Job, mask: Any, statics: dict[str, Floats]
-) -> Iterator[Floats]:  # fmt: skip
-    """Yield fine maps predicted from the cell means of some maps: by the kernel, and with other observations."""
-    present = np.isfinite(truth)
-    cells = job.cells if present.all() else job.cells.apply_mask(present)
-    coarse = np.asarray(cells.mean(truth))
-    own = replace(kernel_alone(job), conserve=job.conserve, bounds=job.bounds, power=job.power)
-    yield compute_maps(coarse, own, statics)
-    table, _ = estimate(others, job, mask)
-    yield compute_maps(coarse, own, {**statics, "detail": table}, others.index)
-
-
-def _subset(observed: Observations, chosen: NDArray[np.bool_], which: Whole) -> Observations:
-    """Return some of the observations, for maps with the labels ``which``."""
-    assert observed.parts is not None
-    index = np.flatnonzero(chosen)
-    return replace(
-        observed, maps=observed.maps[index], label=observed.label[index], parts=observed.parts[index], which=which
-    )

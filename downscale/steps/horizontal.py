@@ -97,9 +97,9 @@ def other_memory(array: xr.DataArray, job: Job, map_plan: MapPlan) -> ExtraMemor
     extra = ExtraMemory.of(cells, static_names(job, map_plan), grid_copies, chunk, reads_file)
     if job.name not in map_plan.observed:
         return extra
-    from downscale.steps.climatology import detail_bytes
+    from downscale.steps.detail import detail_bytes
 
-    return replace(extra, run_bytes=extra.run_bytes + detail_bytes(map_plan.observed[job.name], cells))
+    return replace(extra, run_bytes=extra.run_bytes + detail_bytes(map_plan.observed[job.name], job))
 
 
 def _reads_file(layer: Any) -> bool:
@@ -123,7 +123,7 @@ def _block_statics(job: Job, map_plan: MapPlan) -> dict[str, Any]:
     statics = {name: static for name, static in map_plan.statics.items() if name == "mask"}
     statics.update({} if map_plan.model is None else map_plan.model.statics)
     if job.name in map_plan.observed:
-        from downscale.steps.climatology import detail_table
+        from downscale.steps.detail import detail_table
 
         statics["detail"] = detail_table(map_plan.observed[job.name], job, map_plan.statics.get("mask"))
     if orog is None:
