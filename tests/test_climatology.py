@@ -171,6 +171,17 @@ def test_quantiles_find_a_detail_that_depends_on_the_coarse_value(rain: bool) ->
     assert "quantiles=4" in four.attrs["downscale_settings"]
 
 
+def test_short_records_have_fewer_quantiles_whatever_the_months_of_the_coarse_maps() -> None:
+    observed = record(count=100)
+    coarse = coarse_of(observed)
+    options = {"climatology": observed, "climatology_quantiles": 4}
+    assert "tas: too few observations for 4 quantiles, 1 instead" in downscale.plan(coarse, FACTOR, **options).notes
+    fine, one = coarse.downscale(FACTOR, **options).tas, coarse.downscale(FACTOR, climatology=observed).tas
+    assert (fine == one).all()
+    own = coarse.isel(time=[3])
+    assert (own.downscale(FACTOR, **options).tas == fine[3]).all()
+
+
 def test_terms_are_those_of_linear_interpolation() -> None:
     rng = np.random.default_rng(8)
     nodes = np.array([-2, -0.5, 0.5, 2]).reshape(4, 1, 1) + rng.uniform(0, 0.5, (1, 4, 3, 5))

@@ -39,6 +39,8 @@ ROUNDING = 1e-9
 LEAST_WIDTH = 1e-3
 # Confidence that a weight in proportion is not too large.
 CONFIDENCE = 0.95
+# Samples that each quantile needs.
+FEWEST_SAMPLES = 4
 # Predictions of parts from those before them that a weight in proportion needs.
 FEWEST_SCORES = 3
 
@@ -158,15 +160,18 @@ def quantiles_of(values: NDArray[np.floating[Any]], levels: Floats, ratio: bool)
     return np.asarray(np.take_along_axis(ordered, np.minimum(index, len(values) - 1), axis=0))
 
 
-def most_quantiles(parts: int, ratio: bool) -> int:
-    """Return the most quantiles whose weights can be estimated from a record of some parts.
+def most_quantiles(samples: int, parts: int, ratio: bool) -> int:
+    """Return the most quantiles whose detail and weight can be estimated from samples in some parts.
 
     Examples
     --------
-    >>> [(most_quantiles(years, ratio=False), most_quantiles(years, ratio=True)) for years in (1, 3, 10, 20)]
-    [(1, 1), (2, 1), (9, 2), (19, 4)]
+    >>> [[most_quantiles(30 * years, years, ratio) for years in (1, 3, 10, 20)] for ratio in (False, True)]
+    [[1, 2, 9, 19], [1, 1, 2, 4]]
+    >>> most_quantiles(6, 6, ratio=False)
+    1
     """
-    return max(_later(parts - 1) // FEWEST_SCORES if ratio else parts - 1, 1)
+    most = _later(parts - 1) // FEWEST_SCORES if ratio else parts - 1
+    return max(min(most, samples // FEWEST_SAMPLES), 1)
 
 
 def _later(scores: int) -> int:

@@ -180,9 +180,10 @@ def _observed(
     count = request.climatology_quantiles
     if count > 1 and parts is not None and weight is None:
         # Of all labels, also those that the coarse maps lack, so that every block of a run has as many.
-        most = most_quantiles(min(np.unique(parts[label == one]).size for one in np.unique(label)), ratio)
+        own = [parts[label == one] for one in np.unique(label)]
+        most = min(most_quantiles(one.size, np.unique(one).size, ratio) for one in own)
         if most < count:
-            notes.append(f"{name}: too few independent parts for {count} quantiles, {most} instead")
+            notes.append(f"{name}: too few observations for {count} quantiles, {most} instead")
         count = min(count, most)
     return Observations(
         maps, labels, label, parts, scale, ratio, which, regrid, weight, count, area, tuple(notes)
