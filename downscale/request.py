@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -463,10 +463,22 @@ def _conflict(required: str, other: str, value: str) -> OptionError:
 
 def read_request(arguments: Mapping[str, Any]) -> Request:
     """Return the request with these arguments; raises an OptionError if a name is unknown."""
-    unknown = [name for name in arguments if name not in ARGUMENTS]
-    if unknown:
-        raise OptionError(f"expected an argument among {listing(ARGUMENTS)}, received {listing(unknown)}")
+    require_arguments(arguments, ARGUMENTS)
     return Request(**arguments)
+
+
+def require_arguments(arguments: Iterable[str], known: Collection[str]) -> None:
+    """Raise an OptionError if an argument is not among the known ones."""
+    unknown = [name for name in arguments if name not in known]
+    if unknown:
+        raise OptionError(f"expected an argument among {listing(known)}, received {listing(unknown)}")
+
+
+def require_variables(option: str, value: Any, names: Sequence[str]) -> None:
+    """Raise an OptionError if an option by variable names a variable that is not among these."""
+    unknown = [key for key in value if key not in names] if isinstance(value, Mapping) else []
+    if unknown:
+        raise OptionError(f"expected {spell(option)} of variables among {listing(names)}, received {listing(unknown)}")
 
 
 def takes(declarations: Mapping[str, Argument]) -> Callable[[FunctionT], FunctionT]:

@@ -389,6 +389,11 @@ REFUSED: list[tuple[dict[str, Any], type[DownscaleError], str]] = [
     ({"climatology": "nowhere.nc"}, InputError, "nowhere.nc"),
     ({"climatology": record(), "climatology_by": "week"}, OptionError, "received 'week'"),
     ({"climatology": record(), "climatology_form": "product"}, OptionError, "received 'product'"),
+    (
+        {"climatology": record(), "climatology_form": {"tass": "ratio"}},
+        OptionError,
+        "of variables among 'tas', received 'tass'",
+    ),
     ({"climatology": record(), "climatology_weight": 2}, OptionError, "received 2"),
     ({"climatology_by": "month"}, OptionError, "expected climatology with climatology_by"),
     ({"climatology": record(), "method": "temperature"}, OptionError, "expected a method without training"),

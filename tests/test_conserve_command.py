@@ -232,6 +232,22 @@ def test_bounds_and_constraints():
         downscale.conserve(coarse, fine)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"boundz": 1}, "expected an argument among 'constraint', 'bounds', .*, received 'boundz'"),
+        ({"factor": 3}, "received 'factor'"),
+        ({"conserve": None, "climatology": "no.nc"}, "received 'conserve', 'climatology'"),
+        ({"bounds": {"tass": (0, None)}}, "expected bounds of variables among 'tas', received 'tass'"),
+        ({"quantity": {"tass": "extensive"}}, "expected quantity of variables among 'tas', received 'tass'"),
+    ],
+)
+def test_arguments_and_variables_that_it_does_not_know_are_refused(options, words):
+    coarse = field_on(region(4, 5), 1)
+    with pytest.raises(OptionError, match=words):
+        proposal(coarse, True, region(4, 5)).downscale.conserve(coarse, **options)
+
+
 # Three tools that interpolate, and CDO as a referee of the result.
 
 

@@ -249,6 +249,13 @@ def test_the_command_line_takes_it(tmp_path, capsys):
         out.unlink()
     assert main(["apply", coarse, str(out), "--factor", "4", "--transform", "-1"]) == 2
     assert "--transform" in capsys.readouterr().err
+    for options, words in (
+        (["--transform", "snow:power"], "expected --transform of variables among 'pr', received 'snow'"),
+        (["--transform", "pr:power", "--bounds", "none"], "pass bounds=(0, None) (--bounds 0:)"),
+        (["--transform", "power", "--bounds", "none"], "pass bounds=(0, None) (--bounds 0:)"),
+    ):
+        assert main(["apply", coarse, str(out), "--factor", "4", *options]) == 2
+        assert words in capsys.readouterr().err
     assert not out.exists()
 
 

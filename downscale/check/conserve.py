@@ -38,7 +38,15 @@ from downscale.grid.latlon import RectilinearGrid
 from downscale.grid.subcells import Subcells
 from downscale.io.paths import SOURCES, sources_of
 from downscale.methods.proposal import CrossingWork, Proposal, accompanied, cell_sums
-from downscale.request import ARGUMENTS, CONSERVE, Request, require_legal, takes
+from downscale.request import (
+    ARGUMENTS,
+    CONSERVE,
+    Request,
+    require_arguments,
+    require_legal,
+    require_variables,
+    takes,
+)
 from downscale.steps.history import add_history, result_encoding
 from downscale.steps.jobs import job_settings, result_type
 
@@ -149,6 +157,7 @@ def plan_projection(
 ) -> ProjectionPlan:
     """Return the plan of :func:`conserve` without reading data; refuses invalid requests."""
     require_legal("constraint", constraint, CONSERVE["constraint"].expects)
+    require_arguments(options, (*CONSERVE, *OPTIONS))
     request = Request(method="conservative", **options)
     ds, name = as_dataset(fine)
     means, coarse_name = as_dataset(coarse)
@@ -183,6 +192,8 @@ def _fields(comparison: Nested | Overlapping, constraint: str, request: Request)
         pairs = zip(axes_of(comparison.coarse_axes.grid), axes_of(comparison.fine_axes.grid), strict=True)
         cells = SupermeshMean.across(*(Subcells.between(*pair) for pair in pairs))
     names = common_variables(comparison, request.data_vars)
+    for option in ("bounds", "quantity"):
+        require_variables(option, getattr(request, option), names)
     return {name: _projected(comparison, name, constraint, request, cells) for name in names}
 
 

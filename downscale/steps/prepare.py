@@ -29,7 +29,7 @@ from downscale.methods.members import draws_of
 from downscale.methods.registry import CASCADE, find_method, is_learned
 from downscale.nn.cascade import cascade
 from downscale.nn.separable import operator
-from downscale.request import AUTO, Request, is_auto, value_for
+from downscale.request import AUTO, Request, is_auto, require_variables, value_for
 from downscale.steps.jobs import job_settings
 from downscale.steps.transforms import pick_power, require_transformable
 from downscale.typing import Capabilities, Upscaler
@@ -86,7 +86,7 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
     if request.data_vars is None and is_learned(method):
         # Inputs that a model only reads may hold codes or directions.
         names = [name for name in names if name not in predictor_names(method, ds)]
-    _require_variables("bounds", request.bounds, names)
+    require_variables("bounds", request.bounds, names)
     codes = tuple(name for name in names if is_categorical(ds[name]))
     if codes and not target.nests:
         raise GridError(
@@ -94,10 +94,8 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
             "cells; name other variables in data_vars, or use factor="
         )
     fields = [name for name in names if name not in codes]
-    _require_variables("quantity", request.quantity, names)
-    _require_variables("lapse_rate", request.lapse_rate, names)
-    _require_variables("relief_smoothing", request.relief_smoothing, names)
-    _require_variables("transform", request.transform, names)
+    for option in ("quantity", "lapse_rate", "relief_smoothing", "transform", "climatology_form"):
+        require_variables(option, getattr(request, option), names)
     statics, notes = _read_statics(target.fine, axes, request)
     inputs = {"orog": statics["orog"]} if "orog" in statics else {}
     if request.sftlf is not None and is_learned(method) and "sftlf" in method.spec.statics:
@@ -212,13 +210,6 @@ def _add_noise(
             f"{request.members}; use 'cascade' or an ensemble model"
         )
     return upscaler
-
-
-def _require_variables(option: str, value: Any, names: list[str]) -> None:
-    """Raise an OptionError if a per-variable option names a variable that is not downscaled."""
-    unknown = [key for key in value if key not in names] if isinstance(value, Mapping) else []
-    if unknown:
-        raise OptionError(f"expected {option} of variables among {listing(names)}, received {listing(unknown)}")
 
 
 def _drop_conservation(request: Request, event: Event, ds: xr.Dataset) -> Request:

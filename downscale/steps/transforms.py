@@ -29,7 +29,7 @@ def pick_power(
         if wanted not in (None, "auto") and isinstance(request.transform, Mapping):
             raise OptionError(
                 f"{name}: expected a lower bound of 0 with {spell('transform')}, received {lower}; pass "
-                f"{spell('bounds')} (0, None), or drop the transform"
+                "bounds=(0, None) (--bounds 0:), or drop the transform"
             )
         return None
     if wanted == "auto":
@@ -51,5 +51,5 @@ def require_transformable(request: Request, lower: Mapping[str, float | None]) -
     if lower and 0 not in lower.values():
         raise OptionError(
             f"expected a variable with a lower bound of 0 for {spell('transform', requested)}, received none among "
-            f"{listing(lower)}; pass {spell('bounds')} (0, None), or drop the transform"
+            f"{listing(lower)}; pass bounds=(0, None) (--bounds 0:), or drop the transform"
         )
