@@ -418,6 +418,29 @@ def test_means_over_periods_of_several_fine_times(nested, constraint):
     assert same_bits(lazy[name], made[name])
 
 
+@pytest.mark.parametrize("nested", [True, False], ids=["nested", "crossing"])
+def test_whole_numbers_get_the_means_of_periods(nested):
+    """Whole numbers become floating-point numbers; those of codes are left alone."""
+    grid = region(5, 6)
+    daily, times = _with_days(field_on(grid, 4, seed=4))
+    fine = proposal(daily, nested, grid)
+    days = fine.assign(tas=fine.tas.round().astype("i2").assign_attrs(fine.tas.attrs))
+    days["kind"] = days.tas.astype("i1").assign_attrs(flag_values=[0, 1], flag_meanings="sea land")
+    pairs = daily[["tas"]].coarsen(time=2).mean(keep_attrs=True) + 1
+    pairs.tas.attrs = daily.tas.attrs
+    edges = np.array([[times[0], times[2]], [times[2], times[3] + timedelta(days=1)]])
+    pairs = pairs.assign_coords(
+        time=("time", times[[0, 2]], {"bounds": "time_bnds"}), time_bnds=(("time", "bnds"), edges),
+        lat_bnds=daily.lat_bnds, lon_bnds=daily.lon_bnds,
+    )  # fmt: skip
+    assert not downscale.check_conservation(pairs, days).passed
+    made = downscale.conserve(days, pairs)
+    assert made.tas.dtype == np.float32
+    report = downscale.check_conservation(pairs, made)
+    assert report.passed, report
+    np.testing.assert_array_equal(made.kind, days.kind)
+
+
 def test_fine_times_across_two_periods_are_refused():
     grid = region(4, 4)
     daily, times = _with_days(field_on(grid, 6))

@@ -27,6 +27,7 @@ from downscale.cf.horizontal import (
     require_same_axes,
     with_named_mapping,
 )
+from downscale.cf.kinds import is_categorical
 from downscale.cf.quantities import Bounds
 from downscale.conservation.measures import (
     InfiniteValues,
@@ -94,8 +95,8 @@ def compare_fields(
             continue
         # Rounding scales with the values, which may be much larger than their mean.
         magnitudes = fine_ds if sizes is None else sizes
-        floats = {name: v for name, v in _fields(magnitudes).items() if v.dtype.kind == "f"}
-        magnitudes = magnitudes.assign({name: v.copy(data=np.abs(v.data)) for name, v in floats.items()})
+        numbers = {name: v for name, v in _fields(magnitudes).items() if v.dtype.kind in "fiu"}
+        magnitudes = magnitudes.assign({name: v.copy(data=np.abs(v.data)) for name, v in numbers.items()})
         try:
             fine_ds, sizes = (_average_along(ds, dim, coarse_ds, request) for ds in (fine_ds, magnitudes))
         except DownscaleError as error:
@@ -156,6 +157,8 @@ def _fields(ds: xr.Dataset) -> dict[str, xr.DataArray]:
 
 
 def _average_along(ds: xr.Dataset, dim: str, coarse: xr.Dataset, request: Request) -> Any:
+    shared = [name for name, field in _fields(ds).items() if name in coarse.data_vars and not is_categorical(field)]
+    ds = ds.assign({name: ds[name].astype("f8") for name in shared if ds[name].dtype.kind in "iu"})
     fields = ds.drop_vars([name for name, field in _fields(ds).items() if field.dtype.kind != "f"])
     if request.quantity is None:
         # Fine values are of the same quantity as the coarse ones.

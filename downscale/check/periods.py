@@ -13,6 +13,7 @@ from downscale.cf.coordinates import select
 from downscale.errors import GridError
 from downscale.request import Request
 from downscale.steps.axis_downscale import axis_quantity, plan_axis
+from downscale.steps.jobs import result_type
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class Periods:
         else:
             result = xr.where(new <= old, _scaled(values, old, new, low), _scaled(values, old, new, high))
         inside = xr.DataArray(self.period >= 0, dims=self.dim)
-        result = result.where(inside).astype(fine.dtype).transpose(*dims)
+        result = result.where(inside).astype(result_type(fine.dtype)).transpose(*dims)
         return fine.copy(data=result.data)
 
 
