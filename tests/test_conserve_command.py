@@ -441,6 +441,33 @@ def test_whole_numbers_get_the_means_of_periods(nested):
     np.testing.assert_array_equal(made.kind, days.kind)
 
 
+@pytest.mark.parametrize("nested", [True, False], ids=["nested", "crossing"])
+def test_daily_values_out_of_bounds_are_counted_under_means_within_them(nested):
+    grid = region(5, 6)
+    daily, times = _with_days(field_on(grid, 4, seed=4))
+    attrs = {"standard_name": "cloud_area_fraction", "units": "%"}
+    daily = daily.rename(tas="clt")
+    daily["clt"] = (50 + 0 * daily.clt).assign_attrs(attrs)
+    fine = proposal(daily, nested, grid)
+    swing = xr.DataArray([-500.0, 500.0, -500.0, 500.0], dims="time")
+    days = fine.assign(clt=(fine.clt + swing).assign_attrs(attrs))
+    edges = np.array([[times[0], times[2]], [times[2], times[3] + timedelta(days=1)]])
+    pairs = daily.isel(time=[0, 2]).assign_coords(
+        time=("time", times[[0, 2]], {"bounds": "time_bnds"}), time_bnds=(("time", "bnds"), edges)
+    )
+    made = downscale.conserve(days, pairs, "additive")
+    report = downscale.check_conservation(pairs, made)
+    assert not report.passed
+    assert report["clt"].values_out_of_bounds == made.clt.size
+    fraction = made.assign(clt=(made.clt / 100).assign_attrs(attrs, units="1")).chunk({"time": 1})
+    assert downscale.check_conservation(pairs, fraction)["clt"].values_out_of_bounds == made.clt.size
+    assert downscale.check_conservation(pairs, made, bounds=None).passed
+    one = xr.zeros_like(fine.clt.isel(time=0, drop=True), bool).drop_attrs()
+    one[2, 3] = True
+    assert downscale.check_conservation(pairs, made, mask=one)["clt"].values_out_of_bounds == 4
+    assert downscale.check_conservation(pairs, downscale.conserve(days, pairs)).passed
+
+
 def test_fine_times_across_two_periods_are_refused():
     grid = region(4, 4)
     daily, times = _with_days(field_on(grid, 6))

@@ -17,16 +17,23 @@ from downscale.cf.coordinates import horizontal_variables, read_areas, select
 from downscale.cf.dates import Clock, values_of
 from downscale.cf.horizontal import XarrayObject, as_dataset, horizontal
 from downscale.cf.kinds import direction_reason, is_categorical
-from downscale.cf.quantities import is_sign_unknown, quantity_of, variable_bounds
+from downscale.cf.quantities import Bounds, is_sign_unknown, quantity_of, variable_bounds
 from downscale.cf.units import convert, read_units
 from downscale.check.comparison import Comparison, Nested, Overlapping, cell_place, compare_fields
-from downscale.conservation.measures import combine_all, default_tolerance, infinite_count_message, negative_message
+from downscale.conservation.measures import (
+    combine_all,
+    default_tolerance,
+    infinite_count_message,
+    negative_message,
+    stored_bounds,
+)
 from downscale.conservation.report import ConservationReport, VariableReport, finalize
 from downscale.deconvolution.psf import pick_psf
 from downscale.deconvolution.weights import Instrument
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, listing, spell
 from downscale.methods.footprint import blur_maps
 from downscale.options import one_of, option
+from downscale.process.computing import compute
 from downscale.request import require_legal
 
 LAWS = one_of("cell", "total")
@@ -114,6 +121,8 @@ def check_conservation(
             variable_comparison = _blur_fine(variable_comparison, name, footprint, extensive)
         settings = {"mask": mask, "na_thres": na_thres, "quantity": variable_quantity}
         report = _variable_report(variable_comparison, name, law, tolerance, bounds, extensive, settings)
+        if variable_comparison.sizes is not None:
+            report = _count_before_averages(report, variable_comparison, as_dataset(fine)[0], name, bounds)
         reports[name] = replace(report, areas=areas)
     return ConservationReport(reports)
 
@@ -266,6 +275,38 @@ def _variable_report(
         comparison.outside, comparison.cell_kind_and_count, expected, lambda index: cell_place(x, index),
     )  # fmt: skip
     return replace(report, negative_values=signs.new_negatives)
+
+
+def _count_before_averages(
+    report: VariableReport, comparison: Nested | Overlapping, fine: xr.Dataset, name: str, bounds: Any
+) -> VariableReport:
+    """Return the report with the fine values out of bounds, not their averages over coarse times or layers.
+
+    If a coarse value is out of bounds itself, averages are counted: only these tell which fine values have no choice.
+    """
+    coarse, means = comparison.coarse[name], comparison.fine[name]
+    limits = variable_bounds(coarse, name, bounds)
+    field = fine[name if name in fine.data_vars else next(iter(fine.data_vars))]
+    if limits == (None, None) or _count_beyond(coarse, limits):
+        return report
+    units = [str(one.attrs.get("units") or "").strip() for one in (means, field)]
+    if all(units) and units[0] != units[1]:
+        low, high = (None if bound is None else convert(bound, *units) for bound in limits)
+        limits = low, high
+    hidden = ~comparison.valid if isinstance(comparison, Nested) and comparison.valid is not None else None
+    hidden = comparison.common.hidden if isinstance(comparison, Overlapping) else hidden
+    if hidden is not None:
+        dims = comparison.fine_axes.dims
+        places = {dim: means[dim] for dim in dims if dim in means.coords and dim in field.coords}
+        field = field.where(~xr.DataArray(hidden, places, dims))
+    return replace(report, values_out_of_bounds=_count_beyond(field, limits))
+
+
+def _count_beyond(field: xr.DataArray, limits: Bounds) -> int:
+    """Return the number of values beyond the limits, as their type stores these."""
+    low, high = stored_bounds(limits, field.dtype)
+    beyond = field < (-np.inf if low is None else low)
+    return int(compute((beyond | (field > (np.inf if high is None else high))).sum().data)[0])
 
 
 def align_fields(comparison: Comparison, name: str) -> tuple[xr.DataArray, xr.DataArray]:
