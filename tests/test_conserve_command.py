@@ -468,6 +468,18 @@ def test_daily_values_out_of_bounds_are_counted_under_means_within_them(nested):
     assert downscale.check_conservation(pairs, downscale.conserve(days, pairs)).passed
 
 
+@pytest.mark.parametrize("nested", [True, False], ids=["nested", "crossing"])
+def test_no_times_leave_nothing_to_check(nested):
+    coarse = field_on(region(4, 5), 2)
+    fine = proposal(coarse, nested, region(4, 5)).isel(time=slice(0, 0))
+    for one in (fine, fine.chunk()):
+        made = downscale.conserve(one, coarse.isel(time=slice(0, 0)))
+        assert made.tas.shape == fine.tas.shape
+        report = downscale.check_conservation(coarse.isel(time=slice(0, 0)), made.load())
+        assert report["tas"].cells_checked == 0
+        assert not report.passed
+
+
 def test_fine_times_across_two_periods_are_refused():
     grid = region(4, 4)
     daily, times = _with_days(field_on(grid, 6))

@@ -494,6 +494,7 @@ def leading_sizes(chunks: tuple[tuple[int, ...], ...], budget: int) -> tuple[Any
     """Return chunk sizes of the other dimensions with at most ``budget`` maps per chunk."""
     lead_chunks: list[Any] = []
     for sizes in reversed(chunks):
-        lead_chunks.append(min(max(sizes), budget))
-        budget = max(budget // max(sizes), 1)
+        largest = max(*sizes, 1)
+        lead_chunks.append(min(largest, budget))
+        budget = max(budget // largest, 1)
     return tuple(reversed(lead_chunks))

@@ -108,9 +108,11 @@ def check_block(
     check_cells(x, y, magnitudes, subcells, area, low, high, smallest, peaks, places, counts, sums)
     maxima = []
     for value, place in zip(peaks, places, strict=True):
+        if not value > 0:
+            maxima.append(Peak())
+            continue
         index = (*np.unravel_index(int(place[0]), lead_shape), *place[1:]) if lead_shape else tuple(place[1:])
-        position = tuple(int(i) + start for i, start in zip(index, origin, strict=True))
-        maxima.append(Peak(float(value), position) if value > 0 else Peak())
+        maxima.append(Peak(float(value), tuple(int(i) + start for i, start in zip(index, origin, strict=True))))
     slab_sums = {tuple(origin[:-2]): sums.reshape(3, *lead_shape)}
     checked, masked, lost, invented, out_of_bounds, with_gaps = (int(count) for count in counts)
     return PartialResult(
