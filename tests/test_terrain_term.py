@@ -326,6 +326,14 @@ def test_refusals(options, words):
                                      orog=relief_on(region()), **options)  # fmt: skip
 
 
+def test_a_field_of_rates_per_kilometre_is_refused():
+    relief = relief_on(region())
+    rate = xr.full_like(relief.orog, -6.5).assign_attrs(units="K km-1")
+    rate[0, :3] = [np.nan, -8.0, 9.0]
+    with pytest.raises(OptionError, match=r"expected lapse_rate in K per metre for 'tas', .* by 1000: 0.009"):
+        field_on(region()).downscale(2, orog=relief, lapse_rate=rate)
+
+
 def test_auto_needs_an_orography():
     with pytest.raises(OptionError, match="expected orog with lapse_rate, received none"):
         field_on(region()).downscale(2, lapse_rate="auto")

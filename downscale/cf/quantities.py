@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 
 from downscale.cf.units import convert, fits, is_logarithmic
-from downscale.errors import OptionError
+from downscale.errors import OptionError, spell
 
 
 class Limit(NamedTuple):
@@ -387,8 +387,8 @@ def require_lapse_rate(rate: float, variable: xr.DataArray, name: str) -> None:
         return
     units = units_of(variable) or "K"
     raise OptionError(
-        f"expected lapse_rate in {units} per metre for {name!r}, such as -6.5e-3, received {rate:g}; divide a rate in "
-        f"{units} per kilometre by 1000: {rate / 1000:g}"
+        f"expected {spell('lapse_rate')} in {units} per metre for {name!r}, such as -6.5e-3, received {rate:g}; divide "
+        f"a rate in {units} per kilometre by 1000: {rate / 1000:g}"
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import xarray as xr
 
 from downscale.cf.attributes import references
@@ -287,6 +288,8 @@ def _read_lapse_rates(
             if id(rate) not in fields:
                 fields[id(rate)] = regrid_static(pick_static(rate), fine, "lapse_rate", axes)
             rate = fields[id(rate)]
+            steepest = np.ravel(rate)[np.argmax(np.abs(np.nan_to_num(rate)))]
+            require_lapse_rate(float(steepest), ds[name], name)
         elif rate is not None and not is_auto(rate):
             if not (is_number(rate) and math.isfinite(rate)):
                 raise OptionError(
