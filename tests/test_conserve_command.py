@@ -372,6 +372,17 @@ def test_failures_leave_no_file(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["coarse.nc", "fine.nc"]
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_tolerance_below_the_rounding_is_told_apart_from_lost_cells(lost):
+    grid = region(6, 8)
+    coarse = field_on(grid, 1, dtype="float32")
+    fine = proposal(coarse, False, grid)
+    fine.tas[0, :5, :5] = np.nan if lost else 280
+    words = "complete" if lost else "rounding of float32: pass a fine field in float64, or a larger tolerance"
+    with pytest.raises(ConservationError, match=words):
+        downscale.conserve(fine, coarse, tolerance=1e-12)
+
+
 def test_a_zarr_store(tmp_path):
     pytest.importorskip("zarr")
     coarse = field_on(region(6, 8), 2, dtype="float32")

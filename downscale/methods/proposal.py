@@ -17,6 +17,7 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
+from downscale.conservation.measures import default_tolerance
 from downscale.engine.checks import replace_infinite, report_infeasible
 from downscale.engine.cut import Cut, Span
 from downscale.engine.job import Job
@@ -144,9 +145,12 @@ class CrossingWork:
         error = float(np.nan_to_num(np.abs(means - x) / np.where(scale > 0, scale, 1.0)).max(initial=0.0))
         if error <= job.tolerance and not lost:
             return
+        remedy = "is the fine field finer than the coarse one, and complete?"
+        if not lost and error <= default_tolerance(job.dtype):
+            remedy = f"this is the rounding of {job.dtype}: pass a fine field in float64, or a larger tolerance"
         line = (
             f"{job.name}: expected the cell law within {job.tolerance:g}, received a largest relative error of "
-            f"{error:.3g} and {lost} cells lost; is the fine field finer than the coarse one, and complete?"
+            f"{error:.3g} and {lost} cells lost; {remedy}"
         )
         if job.check == "raise":
             raise ConservationError(line)
