@@ -282,7 +282,7 @@ def _count_before_averages(
 ) -> VariableReport:
     """Return the report with the fine values out of bounds, not their averages over coarse times or layers.
 
-    If a coarse value is out of bounds itself, averages are counted: only these tell which fine values have no choice.
+    If a coarse value is out of bounds itself, averages are counted: only these show which fine values have no choice.
     """
     coarse, means = comparison.coarse[name], comparison.fine[name]
     limits = variable_bounds(coarse, name, bounds)
