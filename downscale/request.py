@@ -247,8 +247,8 @@ class Request:
         """On any rectilinear grid at least as fine as the target. The climatological detail below coarse cells is
         added, or multiplied, before cell means are conserved. A record with times gives that of each label
         (``climatology_by``); a climatology has a dimension ``month``, ``season``, ``dayofyear`` or ``hour``, CF
-        climatological times, or no time. Where observations are missing, the method alone applies. Not for learned
-        models and ``footprint``.""",
+        climatological times, or no time. Where observations are missing, the method alone applies. A learned model
+        takes one map without times if it was trained with one. Not for ``footprint``.""",
     )  # fmt: skip
     climatology_by: str = argument(
         "auto", "str", str, "Calendar labels of the climatology of a record.",
@@ -343,13 +343,15 @@ class Request:
             raise OptionError(f"expected terrain_penalty to be a TerrainPenalty, received {type(terrain).__name__}")
         if terrain is not None and self.conserve != "cell":
             raise _conflict(spell("conserve", "cell"), "terrain_penalty", repr(self.conserve))
-        if self.climatology is not None and method.kind == "learned":
-            raise _conflict("a method without training", "climatology", repr(name))
         for param in ("climatology_by", "climatology_form", "climatology_weight", "climatology_quantiles"):
-            if self.climatology is None and getattr(self, param) not in ("auto", 1):
+            if getattr(self, param) in ("auto", 1):
+                continue
+            if self.climatology is None:
                 raise OptionError(
                     f"expected {spell('climatology')} with {spell(param)}, received none; pass fine observations"
                 )
+            if method.kind == "learned":
+                raise _conflict("a method without training", param, repr(name))
         if self.footprint is None:
             return
         if not method.footprint:

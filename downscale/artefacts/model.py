@@ -105,7 +105,7 @@ def _flat_channels(spec: ModelSpec) -> dict[str, float]:
     cells = Aggregation(
         np.full(fine.shape[0], 1 / spec.factor[0]), np.full(fine.shape[1], 1 / spec.factor[1]), *spec.factor
     )
-    inputs = {"orog": np.zeros(fine.shape), "sftlf": np.ones(fine.shape)}
+    inputs = {"orog": np.zeros(fine.shape), "sftlf": np.ones(fine.shape), "climatology": np.ones(fine.shape)}
     features = static_features(spec.statics, fine, cells, inputs, lambda x, y: (0.0 * x, 0.0 * y))
     return {name: float(np.mean(values)) for name, values in features.items()}
 

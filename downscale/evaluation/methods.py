@@ -189,6 +189,7 @@ class ReadyMethod:
     def arguments(self, truth: Truth) -> dict[str, Any]:
         """Return the arguments of ``downscale.downscale`` for one source."""
         entry, is_model = self.entry, is_learned(self.method)
+        own = self.method.spec.statics if is_model and not isinstance(self.method, str) else ()
         needs_orog = is_model or entry.lapse_rate is not None
         options = {
             "taps": None if is_model else entry.taps, "order": None if is_model else entry.order,
@@ -197,6 +198,7 @@ class ReadyMethod:
             "relief_smoothing": None if entry.lapse_rate is None else entry.relief_smoothing,
             "orog": truth.statics.get("orog") if needs_orog else None,
             "sftlf": truth.statics.get("sftlf") if is_model else None,
+            "climatology": truth.statics.get("climatology") if "climatology" in own else None,
         }  # fmt: skip
         return {
             "factor": truth.factor, "method": self.method, "conserve": entry.conserve, "data_vars": list(truth.names),

@@ -60,7 +60,7 @@ class Truth:
     dims: tuple[str, str]  # row and column dimension
     area: NDArray[np.float64]  # (n_y, n_x): fine cell areas in m2
     spacing: Spacing  # fine distances in metres
-    statics: dict[str, xr.Dataset]  # ``orog`` and ``sftlf`` as arguments of the methods, if any
+    statics: dict[str, xr.Dataset]  # arguments of the methods, if any: orog, sftlf, climatology
     na_thres: float  # maximum missing fraction in the averaging
     files: tuple[str, ...]  # files read
     dates: NDArray[Any] | None = None  # dates of the evaluated times
@@ -187,7 +187,7 @@ def _select_times(
 
 
 def _open_statics(dataset: xr.Dataset, source: Source) -> dict[str, xr.Dataset]:
-    """Return orography and land fraction, from separate files or from that of the field."""
+    """Return orography and land fraction, from separate files or from that of the field, and the climatology."""
     statics: dict[str, Any] = {}
     if source.orog is not None:
         statics["orog"] = pick_static(open_maps(source.orog), source.orog_variable)
@@ -197,4 +197,6 @@ def _open_statics(dataset: xr.Dataset, source: Source) -> dict[str, xr.Dataset]:
         statics["sftlf"] = pick_mask(open_maps(source.sftlf))
     elif "sftlf" in dataset.data_vars:
         statics["sftlf"] = pick_mask(dataset)
+    if source.climatology is not None:
+        statics["climatology"] = open_maps(source.climatology)
     return {name: static.load() for name, static in statics.items()}

@@ -56,6 +56,18 @@ def pick_static(static: xr.Dataset | xr.DataArray | str | Path, name: str | None
     return arrange(_pick_field(static, "orog", "orography field", (OROG_NAMES, ("orog",)), name))
 
 
+def pick_climatology(climatology: Any, name: str) -> xr.Dataset:
+    """Return the Dataset of one climatological field without times, for a model: by name, or the only field."""
+    ds = arrange(_pick_field(climatology, "climatology", "climatology", ((name,),)))
+    field = next(iter(ds.data_vars.values())).squeeze(drop=True)
+    if field.ndim > 2:
+        raise InputError(
+            f"climatology: expected one map for a model that has learned from one, received {field.name!r} with "
+            f"dimensions {dict(field.sizes)}; average it first, over times that the model may know"
+        )
+    return ds
+
+
 def pick_mask(mask: xr.Dataset | xr.DataArray | str | Path) -> xr.Dataset:
     """Return the Dataset of one mask: ``sftlf``, by standard name, or the only field."""
     return arrange(_pick_field(mask, "mask", "mask", (MASK_NAMES,)))
@@ -118,14 +130,27 @@ def regrid_static(static: xr.Dataset, grid: Any, option: str = "orog", axes: Hor
     remapping = _find_remapping(static, grid, option, axes)
     if option == "orog":
         _require_heights(remapping.field)
+    _require_coverage(remapping, option)
+    if isinstance(remapping.field.data, da.Array):
+        return da.from_delayed(dask.delayed(remapping.remap)(remapping.field.data), grid.shape, np.float64)
+    return remapping.remap(remapping.field.values)
+
+
+def regrid_climatology(climatology: xr.Dataset, grid: Any, axes: Horizontal | None = None) -> Floats:
+    """Return one map on the fine cells, NaN where less than half of a cell has a value."""
+    remapping = _find_remapping(climatology, grid, "climatology", axes)
+    _require_coverage(remapping, "climatology")
+    maps: Floats = Regridder(remapping.remap)(np.asarray(remapping.field.values, np.float64)[None])
+    return maps[0]
+
+
+def _require_coverage(remapping: _Remapping, option: str) -> None:
+    """Raise a GridError if a field does not cover the fine grid."""
     if remapping.least_coverage < 1 - COVERAGE_TOLERANCE:
         raise GridError(
             f"{option}: expected a field that covers the whole fine grid, received one that covers "
             f"{100 * max(remapping.least_coverage, 0):.3g} % of its worst row or column; use a larger field"
         )
-    if isinstance(remapping.field.data, da.Array):
-        return da.from_delayed(dask.delayed(remapping.remap)(remapping.field.data), grid.shape, np.float64)
-    return remapping.remap(remapping.field.values)
 
 
 def _require_heights(field: xr.DataArray) -> None:

@@ -19,7 +19,7 @@ import xarray as xr
 
 from downscale.cf.horizontal import Horizontal
 from downscale.cf.units import convert, same_units
-from downscale.errors import GridError, InputError, ShapeError, listing
+from downscale.errors import GridError, InputError, OptionError, ShapeError, listing, spell
 from downscale.methods.registry import SUFFIX, is_learned
 from downscale.models import path_of
 from downscale.typing import Upscaler
@@ -213,10 +213,32 @@ def _static_fields(
 ) -> dict[str, np.ndarray]:
     from downscale.models.static_features import static_features
 
-    fields = {name: np.asarray(statics[name]) for name in ("orog", "sftlf") if name in statics}
+    fields = {name: np.asarray(statics[name]) for name in ("orog", "sftlf", "climatology") if name in statics}
     if fields.get("sftlf", np.zeros(1)).max(initial=0) > 1.5:
         fields["sftlf"] = fields["sftlf"] / 100
-    return static_features(spec.statics, target.fine, target.aggregation(axes.grid), fields, axes.locator)
+    cells = target.aggregation(axes.grid)
+    return static_features(spec.statics, target.fine, cells, fields, axes.locator, spec.in_proportion)
+
+
+def climatology_of(spec: ModelSpec, fine: Any, axes: Horizontal, climatology: Any) -> np.ndarray:
+    """Return the climatology of the first output on the fine cells, in the units of training.
+
+    Raises
+    ------
+    OptionError
+        If the model has not learned from a climatology.
+    """
+    from downscale.io.statics import pick_climatology, regrid_climatology
+
+    output = spec.outputs[0]
+    if "climatology" not in spec.statics:
+        raise OptionError(
+            f"expected a method without training, or a model with the static 'climatology', with "
+            f"{spell('climatology')}, received a model of {output.name!r} without; drop one"
+        )
+    ds = pick_climatology(climatology, output.name)
+    factor, offset = scale_to(output, next(iter(ds.data_vars.values())))
+    return regrid_climatology(ds, fine, axes) * factor + offset
 
 
 def inputs_of(array: xr.DataArray, data: Any, model: Model | None, numbers: xr.DataArray | None = None) -> Any:

@@ -17,7 +17,9 @@ from downscale.nn.spec import STATICS
 Floats = NDArray[np.float64]
 Locate = Callable[[Floats, Floats], tuple[Floats, Floats]]
 # Input field of each static.
-NEEDS = {"orog": "orog", "relief": "orog", "slope": "orog", "aspect": "orog", "sftlf": "sftlf"}
+NEEDS = dict.fromkeys(("orog", "relief", "slope", "aspect"), "orog") | {"sftlf": "sftlf", "climatology": "climatology"}
+# Largest ratio of a climatology to its coarse-cell mean.
+MOST_RATIO = 5.0
 
 
 def static_features(
@@ -26,12 +28,15 @@ def static_features(
     cells: Aggregation,
     inputs: Mapping[str, Floats],
     locate: Locate | None = None,
+    in_proportion: bool = False,
 ) -> dict[str, Floats]:
     """Return the fine fields of the statics ``names`` by channel, each of shape (n_fine_y, n_fine_x).
 
     ``relief`` is the height above the coarse cell's mean in metres, ``slope`` is in m per m, and ``aspect_sin`` and
     ``aspect_cos`` are the eastward and northward parts of the uphill direction along the axes. ``inputs`` holds
-    "orog" in metres and "sftlf" as a fraction; ``locate`` returns longitudes and latitudes in degrees from other axes.
+    "orog" in metres, "sftlf" as a fraction and "climatology" in the units of the first output; ``locate`` returns
+    longitudes and latitudes in degrees from other axes. The detail of a climatology is its difference from the mean of
+    the coarse cell, or with ``in_proportion`` its ratio to this mean minus one; NaN where it is missing.
     """
     for name in names:
         need = NEEDS.get(name)
@@ -39,8 +44,21 @@ def static_features(
             raise InputError(f"expected {need} for the static {name!r}, received none; pass {spell(need)}")
     fields: dict[str, Floats] = {}
     for name in names:
-        fields.update(_compute_feature(name, grid, cells, inputs, locate))
+        if name == "climatology":
+            fields[name] = _detail(inputs[name], cells, in_proportion)
+        else:
+            fields.update(_compute_feature(name, grid, cells, inputs, locate))
     return {channel: fields[channel] for name in names for channel in STATICS[name]}
+
+
+def _detail(climatology: Floats, cells: Aggregation, in_proportion: bool) -> Floats:
+    """Return the detail of a climatology below the coarse cells."""
+    mean = cells.broadcast_to_fine(cells.apply_mask(np.isfinite(climatology)).mean(climatology))
+    if not in_proportion:
+        return np.asarray(climatology - mean)
+    is_positive = mean > 0
+    ratio = np.where(is_positive, climatology, 1.0) / np.where(is_positive, mean, 1.0)
+    return np.clip(ratio, 0.0, MOST_RATIO) - 1.0
 
 
 def _compute_feature(

@@ -152,7 +152,9 @@ def units(values: Tensor, scales: Scales, spec: ModelSpec) -> Tensor:
 
 def _scale_statics(spec: ModelSpec, statics: Tensor) -> Tensor:
     """Return statics (B, S, ...) or (S, ...), scaled to order one, zero where missing."""
-    scales = [STATIC_SCALES.get(name, 1.0) for name in spec.static_channels]
+    detail = 1.0 if spec.in_proportion else spec.outputs[0].std
+    known = STATIC_SCALES | {"climatology": detail}
+    scales = [known.get(name, 1.0) for name in spec.static_channels]
     scaled = statics / statics.new_tensor(scales)[:, None, None]
     scaled = torch.where(torch.isfinite(scaled), scaled, torch.zeros_like(scaled))
     return scaled if scaled.ndim == 4 else scaled.unsqueeze(0)

@@ -533,7 +533,7 @@ class BoundModel:
         if missing:
             raise InputError(
                 f"expected the fine fields {listing(self.spec.static_channels)} for this model, received none of the "
-                f"name {missing[0]!r}; give orog= or sftlf= on the fine grid"
+                f"name {missing[0]!r}; give orog=, sftlf= or climatology= on the fine grid"
             )
         statics = [torch.as_tensor(place.statics[name]).to(fields) for name in self.spec.static_channels]
         return torch.stack(statics) if statics else None

@@ -23,6 +23,7 @@ STATICS: dict[str, tuple[str, ...]] = {
     "slope": ("slope",),
     "aspect": ("aspect_sin", "aspect_cos"),
     "sftlf": ("sftlf",),
+    "climatology": ("climatology",),
     "lat": ("lat_sin", "lat_cos"),
     "lon": ("lon_sin", "lon_cos"),
 }
@@ -269,6 +270,11 @@ class ModelSpec:
     def static_channels(self) -> tuple[str, ...]:
         """Names of the fine static input fields, in order."""
         return tuple(channel for name in self.statics for channel in STATICS[name])
+
+    @property
+    def in_proportion(self) -> bool:
+        """Whether the detail of a climatology is relative to its coarse-cell means, as for rain."""
+        return self.outputs[0].transform != "linear"
 
     @property
     def time_channels(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from downscale.errors import DownscaleError, GridError, InputError, OptionError,
 from downscale.fields.aggregate import Aggregation
 from downscale.io.statics import pick_mask, pick_static, regrid_mask, regrid_static, sampling_note
 from downscale.io.target import Target, is_file, open_target, pick_target
-from downscale.methods.learned import Model, bind_model, load_method, predictor_names
+from downscale.methods.learned import Model, bind_model, climatology_of, load_method, predictor_names
 from downscale.methods.members import draws_of
 from downscale.methods.registry import CASCADE, find_method, is_learned
 from downscale.nn.cascade import cascade
@@ -101,6 +101,8 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
     inputs = {"orog": statics["orog"]} if "orog" in statics else {}
     if request.sftlf is not None and is_learned(method) and "sftlf" in method.spec.statics:
         inputs["sftlf"] = regrid_static(pick_mask(request.sftlf), target.fine, "sftlf", axes)
+    if request.climatology is not None and is_learned(method):
+        inputs["climatology"] = climatology_of(method.spec, target.fine, axes, request.climatology)
     jobs, model = _build_jobs(ds, fields, axes, target, method, request, inputs)
     for array in () if model is None else model.inputs.values():
         reason = direction_reason(array)
@@ -112,7 +114,7 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
     rates = _read_lapse_rates(ds, list(jobs), target.fine, axes, request)
     widths = {name: value_for(request.relief_smoothing, name) for name in jobs}
     observed: dict[str, Observations] = {}
-    if request.climatology is not None:
+    if request.climatology is not None and not is_learned(method):
         from downscale.steps.climatology import observations, with_form
 
         observed, more = observations(ds, list(jobs), axes, target, request)

@@ -27,7 +27,7 @@ from downscale.fields.aggregate import Aggregation
 from downscale.grid.subcells import Subcells
 from downscale.io.paths import sources_of
 from downscale.io.read import open_dataset
-from downscale.io.statics import pick_static, regrid_static
+from downscale.io.statics import pick_climatology, pick_static, regrid_climatology, regrid_static
 from downscale.models.static_features import NEEDS, static_features
 from downscale.models.time_features import time_features
 from downscale.nn.separable import Separable, sobolev_operator
@@ -377,6 +377,10 @@ def _read_statics(
     fields = {}
     for name in needed:
         path = getattr(pair, name)
+        if name == "climatology":
+            if path is not None:
+                fields[name] = _read_climatology(path, data.outputs[0], pair, fine, axes)
+            continue
         if path is None and name not in raw.data_vars:
             continue
         if path is None:
@@ -387,8 +391,16 @@ def _read_statics(
         fields[name] = np.asarray(regrid_static(static, fine, name, axes), dtype=np.float64)
         if name == "sftlf" and fields[name].max(initial=0) > 1.5:
             fields[name] = fields[name] / 100
-    features = static_features(data.statics, fine, cells, fields, axes.locator)
+    in_proportion = data.outputs[0].transform != "linear"
+    features = static_features(data.statics, fine, cells, fields, axes.locator, in_proportion)
     return np.stack([*features.values()]).astype(np.float32) if features else np.empty((0, *fine.shape), np.float32)
+
+
+def _read_climatology(path: str, channel: Channel, pair: Pair, fine: Any, axes: Horizontal) -> NDArray[np.float64]:
+    """Return the climatology of the first output on the fine cells, in the units of the recipe."""
+    ds = pick_climatology(open_maps(path), pair.names.get(channel.name, channel.name))
+    factor, offset = conversion(next(iter(ds.data_vars.values())), channel, pair)
+    return regrid_climatology(ds, fine, axes) * factor + offset
 
 
 def pick_evenly(items: NDArray[np.int64], most: int) -> NDArray[np.int64]:

@@ -85,7 +85,9 @@ class Pair(Block):
     recipe, for files without usable units. ``average`` first averages that many fine cells along each axis. ``smooth``,
     an odd number, takes running means over that many cells before averaging, as for an instrument with a footprint
     wider than its cells. ``select`` restricts coordinate ranges. ``use`` puts all maps on one side of the split.
-    ``weight`` is the relative sampling frequency of the source, independent of its size.
+    ``weight`` is the relative sampling frequency of the source, independent of its size. ``orog``, ``sftlf`` and
+    ``climatology`` are files of statics; the climatology is one map of the first output, which must not contain times
+    that are held out.
     """
 
     fine: str
@@ -95,6 +97,7 @@ class Pair(Block):
     orog: str | None = None
     orog_variable: str | None = None
     sftlf: str | None = None
+    climatology: str | None = None
     average: PositiveInt = 1
     smooth: PositiveInt = 1
     select: dict[str, tuple[Any, Any]] = Field(default_factory=dict)
