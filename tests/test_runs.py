@@ -501,8 +501,8 @@ def test_memory_is_passed_on(here, monkeypatch):
 
     monkeypatch.setattr(block_run, "downscale_to_file", produce)
     with downscale.set_options(max_memory=None):
-        good(command(*APPLY, "--blocks", 10, "--max-memory", "2GB"))
-    assert seen == ["2GB"] * 2
+        good(command(*APPLY, "--blocks", 10, "--max-memory", "20GB"))
+    assert seen == ["20GB"] * 2
     said = command(*APPLY, "--blocks", 10, "--max-memory", "much", "--overwrite")
     assert "option 'max_memory': expected a size" in said.complaint
 

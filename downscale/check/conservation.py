@@ -121,7 +121,7 @@ def check_conservation(
             variable_comparison = _blur_fine(variable_comparison, name, footprint, extensive)
         settings = {"mask": mask, "na_thres": na_thres, "quantity": variable_quantity}
         report = _variable_report(variable_comparison, name, law, tolerance, bounds, extensive, settings)
-        if variable_comparison.sizes is not None:
+        if variable_comparison.sizes is not None and footprint is None:
             report = _count_before_averages(report, variable_comparison, as_dataset(fine)[0], name, bounds)
         reports[name] = replace(report, areas=areas)
     return ConservationReport(reports)

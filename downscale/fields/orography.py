@@ -27,9 +27,9 @@ class Positions:
         Examples
         --------
         >>> Positions(np.arange(3.0), 3.0).weights(0.5).toarray().round(3)
-        array([[1.   , 0.135, 0.135],
-               [0.135, 1.   , 0.135],
-               [0.135, 0.135, 1.   ]])
+        array([[1.   , 0.136, 0.136],
+               [0.136, 1.   , 0.136],
+               [0.136, 0.136, 1.   ]])
         """
         size, reach, period = self.cells.size, REACH * width, self.period
         order = np.argsort(self.cells, kind="stable")

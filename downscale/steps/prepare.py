@@ -6,8 +6,10 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 
@@ -289,9 +291,9 @@ def _read_lapse_rates(
         if isinstance(rate, xr.DataArray):
             if id(rate) not in fields:
                 fields[id(rate)] = regrid_static(pick_static(rate), fine, "lapse_rate", axes)
+            check = partial(_require_rates, attrs=dict(ds[name].attrs), name=name)
             rate = fields[id(rate)]
-            steepest = np.ravel(rate)[np.argmax(np.abs(np.nan_to_num(rate)))]
-            require_lapse_rate(float(steepest), ds[name], name)
+            rate = da.map_blocks(check, rate, meta=np.empty((0, 0))) if isinstance(rate, da.Array) else check(rate)
         elif rate is not None and not is_auto(rate):
             if not (is_number(rate) and math.isfinite(rate)):
                 raise OptionError(
@@ -300,6 +302,14 @@ def _read_lapse_rates(
                 )
             require_lapse_rate(rate, ds[name], name)
         rates[name] = rate
+    return rates
+
+
+def _require_rates(rates: np.ndarray, attrs: dict[str, Any], name: str) -> np.ndarray:
+    """Return a field of lapse rates of a variable with these attributes; refuse it if the steepest is no such rate."""
+    if rates.size:
+        steepest = rates.ravel()[np.argmax(np.abs(np.nan_to_num(rates)))]
+        require_lapse_rate(float(steepest), xr.DataArray(np.nan, attrs=attrs, name=name), name)
     return rates
 
 
