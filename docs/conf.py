@@ -75,7 +75,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Libraries whose inventories would have to be downloaded.
     (r"py:.*", r"(numpy|np|xarray|xr|torch|nn|matplotlib|lightning|dask|pydantic|typer|datetime|cftime|numba)\b.*"),
-    (r"py:class", r"downscale\.(accessor\._Accessor|runs\.recipe\._Arguments)"),
+    (r"py:class", r"downscale\.(accessor\._Accessor|runs\.recipe\.(_Arguments|_Terrain))"),
     (r"py:.*", r"(builtins|collections|enum|typing|pathlib|types|abc|concurrent|logging)\b.*"),
 ]
 suppress_warnings = ["mystnb.unknown_mime_type", "myst.header"]

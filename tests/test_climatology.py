@@ -396,7 +396,7 @@ REFUSED: list[tuple[dict[str, Any], type[DownscaleError], str]] = [
     ),
     ({"climatology": record(), "climatology_weight": 2}, OptionError, "received 2"),
     ({"climatology_by": "month"}, OptionError, "expected climatology with climatology_by"),
-    ({"climatology": record(), "method": "temperature"}, OptionError, "expected a method without training"),
+    ({"climatology": record(), "method": "rain"}, OptionError, "expected a method without training"),
     ({"climatology": record(), "climatology_quantiles": 0}, OptionError, "a whole number from 1, received 0"),
     ({"climatology_quantiles": 4}, OptionError, "expected climatology with climatology_quantiles"),
     ({"climatology": record().mean("time", keep_attrs=True), "climatology_quantiles": 4}, InputError, "of a record"),
@@ -434,6 +434,7 @@ def test_the_command_line_and_blocks_give_the_same(tmp_path: Any) -> None:
     assert "climatology tas(additive by=month quantiles=3)" in stored.attrs["history"]
 
 
+@pytest.mark.slow
 def test_real_hours_lower_the_error() -> None:
     ds = xr.open_dataset(shared_data("temperature_era5_uk_0p25deg_201903_d01-20.nc"))[["t2m"]].load()
     ds = ds.isel(lat=slice(0, 32), lon=slice(0, 48))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from threading import Lock
 from typing import Any
 
 import dask
@@ -64,7 +64,7 @@ class _Source:
     """
 
     def __init__(self, observed: Observations, tables: Tables | None = None) -> None:
-        self.observed, self.lock = observed, Lock()
+        self.observed, self.lock = observed, threading.Lock()
         self.tables: Tables = {} if tables is None else tables
 
     def __reduce__(self) -> tuple[Any, ...]:
