@@ -63,7 +63,7 @@ def pick_climatology(climatology: Any, name: str) -> xr.Dataset:
     if field.ndim > 2:
         raise InputError(
             f"climatology: expected one map for a model that has learned from one, received {field.name!r} with "
-            f"dimensions {dict(field.sizes)}; average it first, over times that the model may know"
+            f"dimensions {dict(field.sizes)}; average it first, over times that are not held out"
         )
     return ds
 
