@@ -124,9 +124,7 @@ def _guesses(
     truth: Floats, others: Observations, job: Job, mask: Any, statics: dict[str, Floats]
 ) -> Iterator[Floats]:  # fmt: skip
     """Yield fine maps predicted from the cell means of some maps: by the kernel, and with other observations."""
-    present = np.isfinite(truth)
-    cells = job.cells if present.all() else job.cells.apply_mask(present)
-    coarse = np.asarray(cells.mean(truth))
+    coarse = job.cells.mean_of_finite(truth)
     own = replace(kernel_alone(job), conserve=job.conserve, bounds=job.bounds, power=job.power)
     yield compute_maps(coarse, own, statics)
     table, _ = estimate(others, job, mask)

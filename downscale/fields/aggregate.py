@@ -141,6 +141,18 @@ class Aggregation:
         has_valid = valid > 0
         return xp.where(has_valid, total / xp.where(has_valid, valid, xp.ones_like(valid)), xp.full_like(valid, np.nan))
 
+    def mean_of_finite(self, fine: NDArray[Any]) -> NDArray[Any]:
+        """Average a fine field over its finite values in each coarse cell, NaN where there are none.
+
+        Examples
+        --------
+        >>> cells = Aggregation(np.full(2, 0.5), np.full(2, 0.5), 2, 2)
+        >>> cells.mean_of_finite(np.array([[1.0, np.nan], [2.0, 3.0]])).tolist()
+        [[2.0]]
+        """
+        finite = np.isfinite(fine)
+        return np.asarray(self.apply_mask(None if finite.all() else finite).mean(fine))
+
     @cached_property
     def valid_fraction(self) -> Array:
         """The valid area fraction of each coarse cell, 0 to 1 in float64, with the shape and kind of the mask.

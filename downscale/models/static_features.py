@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from downscale.errors import GridError, InputError, spell
 from downscale.fields.aggregate import Aggregation
+from downscale.fields.climatology import MOST
 from downscale.fields.gradient import Spacing, sobel
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.nn.spec import STATICS
@@ -18,8 +19,6 @@ Floats = NDArray[np.float64]
 Locate = Callable[[Floats, Floats], tuple[Floats, Floats]]
 # Input field of each static.
 NEEDS = dict.fromkeys(("orog", "relief", "slope", "aspect"), "orog") | {"sftlf": "sftlf", "climatology": "climatology"}
-# Largest ratio of a climatology to its coarse-cell mean.
-MOST_RATIO = 5.0
 
 
 def static_features(
@@ -53,12 +52,12 @@ def static_features(
 
 def _detail(climatology: Floats, cells: Aggregation, in_proportion: bool) -> Floats:
     """Return the detail of a climatology below the coarse cells."""
-    mean = cells.broadcast_to_fine(cells.apply_mask(np.isfinite(climatology)).mean(climatology))
+    mean = cells.broadcast_to_fine(cells.mean_of_finite(climatology))
     if not in_proportion:
         return np.asarray(climatology - mean)
     is_positive = mean > 0
     ratio = np.where(is_positive, climatology, 1.0) / np.where(is_positive, mean, 1.0)
-    return np.clip(ratio, 0.0, MOST_RATIO) - 1.0
+    return np.clip(ratio, 0.0, MOST) - 1.0
 
 
 def _compute_feature(

@@ -274,7 +274,7 @@ class ModelSpec:
     @property
     def in_proportion(self) -> bool:
         """Whether the detail of a climatology is relative to its coarse-cell means, as for rain."""
-        return self.outputs[0].transform != "linear"
+        return takes_ratios(self.outputs[0].transform)
 
     @property
     def time_channels(self) -> tuple[str, ...]:
@@ -340,6 +340,11 @@ class ModelSpec:
         if not isinstance(arguments.get("options", {}), Mapping):
             raise OptionError(f"expected options to be a mapping, received {arguments['options']!r}")
         return cls(**arguments)
+
+
+def takes_ratios(transform: str) -> bool:
+    """Return whether a network sees ratios to cell means, not differences, of a variable with this transform."""
+    return transform != "linear"
 
 
 def _check_keys(kind: type, data: Any, label: str) -> dict[str, Any]:

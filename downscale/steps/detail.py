@@ -155,7 +155,7 @@ def _divisions(observed: Observations, plain: Job, valid: Any) -> tuple[Floats, 
     for pieces in _pieces_of_parts(observed, plain, spread):
         for first, last in pieces:
             fine = on_fine(observed, observed.read(first, last), valid)
-            means.append(_cell_means(fine, plain).astype(np.float32))
+            means.append(plain.cells.mean_of_finite(fine).astype(np.float32))
             label.append(observed.label[first:last])
     series, labels = np.concatenate(means), np.concatenate(label)
     count = observed.quantiles
@@ -263,11 +263,4 @@ def _plain(job: Job) -> Job:
 
 def _smooth(fine: Floats, plain: Job) -> Floats:
     """Return U A of fine maps with gaps."""
-    return compute_maps(_cell_means(fine, plain), plain)
-
-
-def _cell_means(fine: Floats, plain: Job) -> Floats:
-    """Return means over valid cells of fine maps, NaN in coarse cells without any."""
-    valid = np.isfinite(fine)
-    cells = plain.cells if valid.all() else plain.cells.apply_mask(valid)
-    return np.asarray(cells.mean(fine))
+    return compute_maps(plain.cells.mean_of_finite(fine), plain)

@@ -318,7 +318,7 @@ def _products(maps: Floats, terms: list[Floats], area: Floats, job: Job, widths:
     squared_terms = cross.copy()
     for one in maps:
         field = one.astype(np.float64)
-        error = field - compute_maps(job.cells.apply_mask(np.isfinite(field)).mean(field), kernel_alone(job))
+        error = field - compute_maps(job.cells.mean_of_finite(field), kernel_alone(job))
         valid = np.isfinite(error)
         weight, error = np.where(valid, area, 0.0), np.where(valid, error, 0.0)
         squares += _by_part(weight * error**2)

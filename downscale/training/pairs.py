@@ -31,6 +31,7 @@ from downscale.io.statics import pick_climatology, pick_static, regrid_climatolo
 from downscale.models.static_features import NEEDS, static_features
 from downscale.models.time_features import time_features
 from downscale.nn.separable import Separable, sobolev_operator
+from downscale.nn.spec import takes_ratios
 from downscale.sample import path as sample_path
 from downscale.training.schema import Channel, Data, Network, Pair, ValidationSplit, seconds_of
 
@@ -391,8 +392,8 @@ def _read_statics(
         fields[name] = np.asarray(regrid_static(static, fine, name, axes), dtype=np.float64)
         if name == "sftlf" and fields[name].max(initial=0) > 1.5:
             fields[name] = fields[name] / 100
-    in_proportion = data.outputs[0].transform != "linear"
-    features = static_features(data.statics, fine, cells, fields, axes.locator, in_proportion)
+    ratios = takes_ratios(data.outputs[0].transform)
+    features = static_features(data.statics, fine, cells, fields, axes.locator, ratios)
     return np.stack([*features.values()]).astype(np.float32) if features else np.empty((0, *fine.shape), np.float32)
 
 
@@ -433,7 +434,7 @@ def read_truth(source: Source, number: int) -> tuple[NDArray[np.float64], NDArra
     index = _index(source, number)
     fields = [_smooth_values(field.read(index), source.pair.smooth) for field in source.outputs]
     fine = np.stack([_pre_average(source, values) for values in fields])
-    return fine, _mean(source, fine)
+    return fine, source.cells.mean_of_finite(fine)
 
 
 def _smooth_values(values: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
@@ -482,16 +483,11 @@ def _index(source: Source, number: int) -> tuple[int, ...]:
 def read_predictor(source: Source, field: Field, number: int) -> NDArray[np.float64]:
     """Return one map of a predictor on the coarse cells."""
     values = field.read(_index(source, number))
-    return values if source.coarse is not None else _mean(source, _pre_average(source, values))
+    return values if source.coarse is not None else source.cells.mean_of_finite(_pre_average(source, values))
 
 
 def _pre_average(source: Source, values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values if source.pre_average is None else source.pre_average.apply_mask(np.isfinite(values)).mean(values)
-
-
-def _mean(source: Source, fine: NDArray[np.float64]) -> NDArray[np.float64]:
-    valid = np.isfinite(fine)
-    return np.asarray(source.cells.apply_mask(None if valid.all() else valid).mean(fine))
 
 
 class MapCache:
