@@ -1,0 +1,67 @@
+"""Compiled mean of the cosine of the solar zenith angle over time steps, integrated between sunrise and sunset."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from downscale.kernels.compiled import compile_loop
+
+TURN = 2 * math.pi
+
+
+@compile_loop
+def mean_cosine(begin, end, sin_declination, cos_declination, latitude, longitude, out):  # type: ignore[no-untyped-def]
+    """Write the mean of the positive part of the cosine of the zenith angle over steps.
+
+    With the declination fixed during a step, its integral between two hour angles is ``a (h2 - h1) + b (sin h2 - sin
+    h1)``, where ``a`` and ``b`` are the products of the sines and of the cosines of latitude and declination.
+
+    Parameters
+    ----------
+    begin, end : arrays, shape (steps,)
+        Hour angles at longitude 0 at the beginning and the end of each step, in radians, at most one turn apart.
+    sin_declination, cos_declination : arrays, shape (steps,)
+    latitude : array, shape (rows,)
+        In radians.
+    longitude : array, shape (rows, columns), or (1, columns) if all rows have the same
+        In radians.
+    out : array, shape (steps, rows, columns)
+        Written.
+    """
+    rows, columns, single = out.shape[1], out.shape[2], longitude.shape[0] == 1
+    sines, cosines = np.sin(longitude), np.cos(longitude)
+    sin_latitude, cos_latitude = np.sin(latitude), np.maximum(np.cos(latitude), 0.0)
+    for k in range(out.shape[0]):
+        width = end[k] - begin[k]
+        sin_begin, cos_begin = math.sin(begin[k]), math.cos(begin[k])
+        sin_end, cos_end = math.sin(end[k]), math.cos(end[k])
+        for j in range(rows):
+            p = 0 if single else j
+            a, b = sin_latitude[j] * sin_declination[k], cos_latitude[j] * cos_declination[k]
+            # Hour angle of sunset; zero in the polar night.
+            if a >= b:
+                set_angle = math.pi
+            elif a <= -b:
+                set_angle = 0.0
+            else:
+                set_angle = math.acos(-a / b)
+            sin_set = math.sin(set_angle)
+            for i in range(columns):
+                first = begin[k] + longitude[p, i]
+                first -= TURN * math.floor((first + math.pi) / TURN)
+                last = first + width
+                sin_first = sin_begin * cosines[p, i] + cos_begin * sines[p, i]
+                sin_last = sin_end * cosines[p, i] + cos_end * sines[p, i]
+                light = 0.0
+                # The sunlit part of this day, then of the next one.
+                if first < set_angle and last > -set_angle:
+                    rise, sin_rise = (first, sin_first) if first > -set_angle else (-set_angle, -sin_set)
+                    fall, sin_fall = (last, sin_last) if last < set_angle else (set_angle, sin_set)
+                    light += a * (fall - rise) + b * (sin_fall - sin_rise)
+                if last > TURN - set_angle:
+                    rise, sin_rise = (first, sin_first) if first > TURN - set_angle else (TURN - set_angle, -sin_set)
+                    fall, sin_fall = (last, sin_last) if last < TURN + set_angle else (TURN + set_angle, sin_set)
+                    light += a * (fall - rise) + b * (sin_fall - sin_rise)
+                out[k, j, i] = light / width if light > 0.0 else 0.0
