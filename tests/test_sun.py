@@ -102,7 +102,11 @@ def test_pvlib_agrees():
     minutes = equation_of_time(angles) / (2 * np.pi) * 1440
     np.testing.assert_allclose(minutes, solarposition.equation_of_time_spencer71(number), atol=0.02)
     # The exact algorithm, every minute of some days, averaged over hours.
-    for day, latitude, longitude in (("2001-03-20", 52.5, 13.4), ("2004-06-21", 70.0, -150.0), ("2003-12-01", -33.0, 151.0)):
+    for day, latitude, longitude in (
+        ("2001-03-20", 52.5, 13.4),
+        ("2004-06-21", 70.0, -150.0),
+        ("2003-12-01", -33.0, 151.0),
+    ):
         times = pd.date_range(f"{day}T00:00:30", periods=1440, freq="min", tz="UTC")
         zenith = solarposition.get_solarposition(times, latitude, longitude)["zenith"].to_numpy()
         expected = np.maximum(np.cos(np.deg2rad(zenith)), 0).reshape(24, 60).mean(axis=1)

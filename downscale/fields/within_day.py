@@ -53,7 +53,7 @@ def clip_to_means(
     Held, M., Wolfe, P. and Crowder, H. P. (1974), Validation of subgradient optimization, Mathematical Programming 6,
     62-88.
     """
-    days, steps, cells = proposal.shape
+    days, _, cells = proposal.shape
     if np.shape(mean) != (days, cells):
         raise ShapeError(f"expected a mean of shape {(days, cells)} for {proposal.shape}, received {np.shape(mean)}")
     limits = []
