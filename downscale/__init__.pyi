@@ -23,5 +23,6 @@ from downscale.steps.coarsen import cell_area as cell_area
 from downscale.steps.coarsen import coarsen as coarsen
 from downscale.steps.deconvolution import blur as blur
 from downscale.steps.deconvolution import deconvolve as deconvolve
+from downscale.steps.hourly import hourly as hourly
 from downscale.training.fit import train as train
 from downscale.version import __version__ as __version__

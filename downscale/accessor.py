@@ -60,6 +60,12 @@ class _Accessor:
 
         return conserve(self._obj, coarse, constraint, **options)
 
+    def hourly(self, step: Any = "h", **options: Any) -> Any:
+        """Return hourly steps of daily fields with exact means and extremes; see :func:`downscale.hourly`."""
+        from downscale.steps.hourly import hourly
+
+        return hourly(self._obj, step, **options)
+
     def plot(self, other: Any = None, kind: str = "compare", **options: Any) -> Figure:
         """Plot this object and another one; the order of coarse and fine does not matter.
 
