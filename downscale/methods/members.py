@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from downscale.cf.dates import is_time, values_of
+from downscale.cf.dates import DAY, is_time, values_of
 from downscale.errors import InputError
 from downscale.fields.noise import Draws
 
@@ -49,8 +49,22 @@ def draws_of(
     return Draws(seed, 1 if members is None else members, str(variable.name) if key is None else key, times, has_dates)
 
 
+def day_numbers(dates: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the number of the day of each date of any calendar since 1970, by which noise of days is indexed.
+
+    Examples
+    --------
+    >>> day_numbers(np.array(["1970-01-02T06", "1969-12-31"], "M8[h]"))
+    array([ 1, -1])
+    """
+    return np.asarray(_seconds_of(np.asarray(dates)) // DAY, np.int64)
+
+
 def _seconds(time: xr.Variable) -> NDArray[np.int64]:
-    values = values_of(time)
+    return _seconds_of(values_of(time))
+
+
+def _seconds_of(values: NDArray[Any]) -> NDArray[np.int64]:
     if values.dtype.kind == "M":
         return values.astype("datetime64[s]").astype(np.int64)
     numbers = cftime.date2num(values, SINCE, calendar=values.flat[0].calendar)
