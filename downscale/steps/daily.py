@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dask.array as da
@@ -13,8 +13,10 @@ import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
+from downscale.cf.axes import methods_along
 from downscale.cf.dates import stamp
 from downscale.cf.days import Days
+from downscale.cf.kinds import quantity_over_time
 from downscale.kernels.days import CROSSED, MISSED
 from downscale.process.computing import compute
 
@@ -84,12 +86,22 @@ class Window:
 Compute = Callable[[list[Floats | None], Window], NDArray[Any]]
 
 
+# Warnings by what is wrong with days, with their number and the first of them.
+MESSAGES = {
+    CROSSED: "{name}: the mean is below the minimum or above the maximum on {count} days of cells, the first on "
+    "{where}; its steps equal the mean there. Order the daily values first",
+    MISSED: "{name}: the mean leaves no room for the minimum or the maximum on {count} days of cells; the mean is "
+    "exact there, and no value is beyond them",
+}
+
+
 @dataclass(eq=False)
 class Report:
     """Days that are not exact. Blocks computed later warn at once; those of arrays in memory are counted together."""
 
     name: str
     is_lazy: bool
+    messages: Mapping[int, str] = field(default_factory=lambda: MESSAGES)
     missed: int = 0
     crossed: int = 0
     where: str = ""
@@ -104,49 +116,43 @@ class Report:
             date = at.days.clock.dates(at.days.starts[at.core[0] + day : at.core[0] + day + 1])[0]
             where = f"{stamp(date)[:10]} at {at.latitude[column]:g} N, {at.longitude[column]:g} E"
         if self.is_lazy:
-            Report(self.name, False, missed, crossed, where).warn()
+            Report(self.name, False, self.messages, missed, crossed, where).warn()
             return
         self.missed, self.crossed, self.where = self.missed + missed, self.crossed + crossed, where
 
     def warn(self) -> None:
         """Warn of days that are not exact."""
-        if self.crossed:
-            warnings.warn(
-                f"{self.name}: the mean is below the minimum or above the maximum on {self.crossed} days of cells, the "
-                f"first on {self.where}; its steps equal the mean there. Order the daily values first",
-                UserWarning, stacklevel=3,
-            )  # fmt: skip
-        if self.missed:
-            warnings.warn(
-                f"{self.name}: the mean leaves no room for the minimum or the maximum on {self.missed} days of cells; "
-                "the mean is exact there, and no value is beyond them",
-                UserWarning, stacklevel=3,
-            )  # fmt: skip
+        for flag, count in ((CROSSED, self.crossed), (MISSED, self.missed)):
+            if count:
+                message = self.messages[flag].format(name=self.name, count=count, where=self.where)
+                warnings.warn(message, UserWarning, stacklevel=3)
 
 
 def by_days(
-    daily: Daily, fields: Sequence[xr.DataArray | None], function: Compute, reach: int, dtype: np.dtype[Any]
-) -> Any:
+    daily: Daily, fields: Sequence[xr.DataArray | None], function: Compute, reach: int, dtype: np.dtype[Any],
+    messages: Mapping[int, str] = MESSAGES,
+) -> Any:  # fmt: skip
     """Return the steps of all days, shape (days * steps, *others), lazy if a field is.
 
     ``function`` receives each block with ``reach`` days before and after it, fewer at the ends of the record, so that
-    blocks do not change the result; it returns the steps of the core days, shape (core days * steps, columns).
+    blocks do not change the result; it returns the steps of the core days, shape (core days * steps, columns). Fields
+    after the first daily one may be steps of all days; their blocks have the shape (days * steps, columns).
     """
     given = [one is not None for one in fields]
     arrays = [one.data for one in fields if one is not None]
     is_lazy, is_series = any(isinstance(one, da.Array) for one in arrays), arrays[0].ndim == 1
     arrays = [one[:, None] for one in arrays] if is_series else arrays
-    report, shape = Report(daily.name, is_lazy), arrays[0].shape
+    report, shape = Report(daily.name, is_lazy, messages), arrays[0].shape
     chunks = _chunks(arrays[0], daily.steps)
-    arrays = [
-        one.rechunk(chunks) if isinstance(one, da.Array) else da.from_array(one, chunks, name=False) for one in arrays
-    ]
+    counts = [one.shape[0] // shape[0] for one in arrays]
+    arrays = [_chunked(one, (tuple(n * count for n in chunks[0]), *chunks[1:]))
+              for one, count in zip(arrays, counts, strict=True)]  # fmt: skip
     statics = _statics(daily, shape[1:], chunks[1:])
     pieces, start = [], 0
     for count in chunks[0]:
         low, high = max(start - reach, 0), min(start + count + reach, shape[0])
         window = {"days": daily.days.part(low, high), "core": (start - low, start - low + count), "first": start}
-        blocks = [one[low:high].rechunk({0: -1}) for one in arrays]
+        blocks = [one[low * n : high * n].rechunk({0: -1}) for one, n in zip(arrays, counts, strict=True)]
         token = tokenize([one.name for one in (*blocks, *statics)], daily.steps, low, high, function, str(dtype))
         settings = {"function": function, "given": given, "window": window, "report": report}
         piece = da.map_blocks(
@@ -159,6 +165,16 @@ def by_days(
     steps = lazy if is_lazy else compute(lazy)[0]
     report.warn()
     return steps[:, 0] if is_series else steps
+
+
+def amounts(daily: Daily) -> tuple[float, dict[str, str]]:
+    """Return the factor of daily values to steps, and attributes of these: 1 for means, 1/steps for daily amounts."""
+    variable, name = daily.first, daily.days.name
+    if quantity_over_time(variable, daily.days.dim, name)[0] == "intensive":
+        return 1.0, {}
+    methods = str(variable.attrs.get("cell_methods", ""))
+    is_marked = bool(methods_along(variable, daily.days.dim, name, "time"))
+    return 1.0 / daily.steps, {"cell_methods": methods if is_marked else f"{methods} {name}: sum".strip()}
 
 
 def rounding(dtype: np.dtype[Any]) -> float:
@@ -174,6 +190,10 @@ def _block(*arrays: Any, function: Compute, given: list[bool], window: Mapping[s
     at = Window(**window, latitude=latitude.ravel(), longitude=longitude.ravel(), cells=cells.ravel(), report=report)
     steps = function([next(flat) if is_given else None for is_given in given], at)
     return steps.reshape(-1, *other)
+
+
+def _chunked(array: Any, chunks: tuple[tuple[int, ...], ...]) -> da.Array:
+    return array.rechunk(chunks) if isinstance(array, da.Array) else da.from_array(array, chunks, name=False)
 
 
 def _chunks(array: Any, steps: int) -> tuple[tuple[int, ...], ...]:

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 import xarray as xr
 
 from downscale.cf.axes import methods_along
-from downscale.cf.quantities import infer_standard_name, standard_name_of
+from downscale.cf.quantities import CUSTOMARY, infer_standard_name, standard_name_of
 from downscale.cf.units import fits
 from downscale.steps.daily import Daily
+from downscale.steps.hours_humidity import dew_point_steps, relative_humidity_steps, specific_humidity_steps
+from downscale.steps.hours_radiation import radiation_steps
+from downscale.steps.hours_rain import part_steps, rain_steps
 from downscale.steps.hours_temperature import temperature_steps
+from downscale.steps.hours_wind import wind_steps
 
 ROLES = ("mean", "minimum", "maximum")
 # Words for the role at the end or the beginning of a name.
@@ -24,7 +28,8 @@ class Family:
     """Variables of one quantity by their roles, and the function from their days to steps.
 
     ``standard_name`` is a pattern of whole standard names; ``names`` are customary names by role, in lower case, for
-    variables without a standard name, whose units must fit ``units``. ``hours`` returns the hourly variables by name.
+    variables without a standard name, whose units must fit some of ``units``; other roles have no use. ``hours``
+    returns the hourly variables by name.
     """
 
     name: str
@@ -37,18 +42,23 @@ class Family:
         """Return the role of a variable in this family by its cell methods or its name, or None if it has none."""
         name = str(variable.name).lower()
         named = next((role for role in ROLES if name in self.names.get(role, "").split()), None)
-        standard = standard_name_of(variable)[0] or infer_standard_name(variable)[0]
+        standard = standard_name_of(variable)[0]
+        if not standard and name not in KNOWN_NAMES and name not in CUSTOMARY:
+            standard = infer_standard_name(variable)[0] or ""
         if standard and re.fullmatch(self.standard_name, standard) is None:
             return None
-        units = variable.attrs.get("units")
-        if not standard and (named is None or (units is not None and not fits(str(units), self.units))):
+        if not standard and (named is None or not self._has_units(variable)):
             return None
         methods = methods_along(variable, dim, "time")
         role = next((one for one in reversed(methods) if one in ROLES[1:]), None) or named
         if role is None:
             word = re.search(r"(?:^|_)(min|max)|(min|max)(?:imum)?$", name)
             role = "mean" if word is None else {"min": "minimum", "max": "maximum"}[word[1] or word[2]]
-        return role
+        return role if role in self.names else None
+
+    def _has_units(self, variable: xr.DataArray) -> bool:
+        units = variable.attrs.get("units")
+        return units is None or any(fits(str(units), known) for known in self.units.split("|"))
 
 
 # In the order of computation: later families may use the hours of earlier ones.
@@ -62,7 +72,60 @@ FAMILIES = (
         },
         temperature_steps,
     ),
+    Family(
+        "solar radiation", "(?!.*(longwave|net_)).*(shortwave|photosynthetic|solar)_.*flux.*", "W m-2|J m-2",
+        {
+            "mean": "rsds rsdsdiff rsdsdir rsdt rsus rsut rsdscs rsuscs rsutcs ssrd fdir tisr ssrdc swdown dswrf uswrf "
+            "fsds swgdn srad avg_sdswrf par parsds"
+        },
+        radiation_steps,
+    ),
+    Family(
+        "precipitation", "(lwe_|lwe_thickness_of_|thickness_of_)?precipitation_(amount|flux|rate)",
+        "kg m-2 s-1|m s-1|kg m-2|m",
+        {"mean": "pr tp precip precipitation prec prcp rain rainfall prect pre rr ppt total_precipitation mtpr "
+                 "avg_tprate tot_prec rf"},
+        rain_steps,
+    ),
+    Family(
+        "part of precipitation",
+        "(?!.*_(on|in|at)_).*(snowfall|rainfall|convective_precipitation|stratiform_precipitation|graupel_fall)_"
+        "(amount|flux|rate)",
+        "kg m-2 s-1|m s-1|kg m-2|m",
+        {"mean": "prsn prc prl prra sf cp lsp snowfall prls snow_gsp rain_gsp rain_con snow_con"},
+        part_steps,
+    ),
+    Family(
+        "wind speed", "wind_speed", "m s-1",
+        {
+            "mean": "sfcwind ws wspd ws10 si10 si100 wind_speed windspeed ff wsp fg",
+            "minimum": "sfcwindmin", "maximum": "sfcwindmax",
+        },
+        wind_steps,
+    ),
+    Family(
+        "dew point", "dew_point_temperature", "K",
+        {"mean": "d2m tdps td td2m 2d dewpoint dew_point dew_point_temperature tdew td_2m dpt"},
+        dew_point_steps,
+    ),
+    Family(
+        "relative humidity", "relative_humidity", "1",
+        {
+            "mean": "hurs rh rh2 rh2m rhum relhum relhum_2m r2 hu", "minimum": "hursmin rmin rhmin",
+            "maximum": "hursmax rmax rhmax",
+        },
+        relative_humidity_steps,
+    ),
+    Family(
+        "specific humidity", "specific_humidity", "1",
+        {"mean": "huss q2 q2m sh2 sphum qv_2m shum spfh"},
+        specific_humidity_steps,
+    ),
 )  # fmt: skip
+
+
+# Customary names decide the family; standard names are inferred for others only.
+KNOWN_NAMES = {name for family in FAMILIES for names in family.names.values() for name in names.split()}
 
 
 @dataclass(frozen=True)

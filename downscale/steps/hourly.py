@@ -16,6 +16,8 @@ from downscale.cf.positions import positions_of
 from downscale.cf.quantities import units_of
 from downscale.cf.units import convert
 from downscale.errors import GridError, InputError, OptionError, listing, pluralise
+from downscale.fields.noise import Draws
+from downscale.methods.members import DIMENSION, member_coordinate
 from downscale.request import Request
 from downscale.steps.daily import Daily, Settings
 from downscale.steps.families import FAMILIES, Found, find_families
@@ -51,7 +53,9 @@ def hourly(
     """Return hourly (or other) steps of daily fields; the daily mean, minimum and maximum of the steps are exact.
 
     Variables of one quantity belong together by standard name and cell methods, or by customary names: ``tas`` with
-    ``tasmin`` and ``tasmax``, any of which may be absent.
+    ``tasmin`` and ``tasmax``, any of which may be absent. Solar radiation is zero at night; rain is intermittent and
+    never negative, and snow has its timing; wind speed reaches its daily maximum if that is present; dew point is
+    nowhere above temperature; relative humidity follows temperature. Daily amounts are divided, other values are means.
 
     Parameters
     ----------
@@ -61,11 +65,11 @@ def hourly(
     step : str or number, optional
         A divisor of a day, such as "h", "3h", "30min", or a number of hours.
     climatology : optional
-        Reserved for observed daily cycles.
+        Dataset, DataArray or file with a record of hours or shorter steps. Rain has the statistics of rain in it.
     members : int, optional
-        Number of ensemble members to generate, for quantities that are random within a day.
+        Number of ensemble members of precipitation to generate, along the new dimension "realization".
     seed : int, optional
-        Random seed of the members.
+        Random seed of precipitation within days. Results are a function of seed, member, variable, date and cell.
     data_vars : str or sequence of str, optional
         Variables to use; by default all of a known quantity.
     keep_attrs : bool, optional
@@ -80,7 +84,7 @@ def hourly(
     Raises
     ------
     GridError
-        If periods are not days.
+        If periods are not days, or if latitudes and longitudes are unknown for solar radiation.
     InputError
         If no variable is of a known quantity.
     OptionError
@@ -115,6 +119,7 @@ def plan_hourly(
 ) -> HourlyPlan:  # fmt: skip
     """Return the plan of :func:`hourly` without reading data; refuses invalid requests."""
     steps, days = steps_per_day(step), Days.read(ds)
+    Draws(seed, 1 if members is None else members)
     skipped = {*bounds_variables(ds), days.name}
     along = [str(n) for n, v in ds.data_vars.items() if days.dim in v.dims and n not in skipped]
     chosen = along if data_vars is None else [data_vars] if isinstance(data_vars, str) else list(data_vars)
@@ -164,7 +169,6 @@ def hourly_dataset(plan: HourlyPlan, keep_attrs: bool = True) -> xr.Dataset:
         is_placed = positions is not None and all(set(one.dims) <= dims for one in positions)
         daily = Daily(found.name, fields, days, plan.steps, positions if is_placed else None, plan.settings, made)
         steps_by_name = found.family.hours(daily)
-        made.setdefault(found.family.name, {}).update(steps_by_name)
         origin = ds[next(iter(found.names.values()))]
         for name, steps in steps_by_name.items():
             order = [dim for dim in origin.dims if dim in steps.dims]
@@ -172,12 +176,16 @@ def hourly_dataset(plan: HourlyPlan, keep_attrs: bool = True) -> xr.Dataset:
             variable.attrs = _attributes(origin, steps, days, found) if keep_attrs else {}
             variable.encoding = result_encoding(origin, ds)
             variables[name] = variable
+            attributed = steps.assign_attrs(_attributes(origin, steps, days, found))
+            made.setdefault(found.family.name, {})[name] = attributed
     for key, field in ds.data_vars.items():
         if days.dim not in field.dims:
             variables.setdefault(key, field.variable.copy(deep=False))
     coordinates = days.step_coordinates(ds, plan.steps)
     kept = (key for key, coord in ds.coords.items() if days.dim not in coord.dims and key not in coordinates)
     coords = {key: ds[key].variable.copy(deep=False) for key in kept}
+    if plan.settings.members and any(DIMENSION in variable.dims for variable in variables.values()):
+        coords.setdefault(DIMENSION, member_coordinate(plan.settings.members))
     variables = {key: variable for key, variable in variables.items() if key not in coordinates}
     result = xr.Dataset(variables, {**coords, **coordinates}, dict(ds.attrs) if keep_attrs else {})
     result.encoding = {key: value for key, value in ds.encoding.items() if key in ("unlimited_dims", "source")}

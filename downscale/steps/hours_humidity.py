@@ -14,7 +14,7 @@ from downscale.errors import InputError
 from downscale.fields.humidity import saturation_pressure, vapour_pressure
 from downscale.fields.within_day import clip_to_means
 from downscale.kernels.days import CROSSED
-from downscale.steps.daily import Daily, Window, by_days
+from downscale.steps.daily import MESSAGES, Daily, Window, by_days
 from downscale.steps.hours_slow import REACH, slow_steps
 from downscale.steps.hours_wind import fitted
 from downscale.steps.jobs import result_type
@@ -57,7 +57,7 @@ def relative_humidity_steps(daily: Daily) -> dict[str, xr.DataArray]:
     scale = (1.0, 0.0) if air is None else _scale(air, "degC", daily.name)
     fields = [daily.fields.get(role) for role in ("mean", "minimum", "maximum")]
     function = partial(_relative_humidity, steps=daily.steps, scale=scale, full=full, dtype=dtype)
-    messages = SATURATED if len(daily.fields) == 1 else None
+    messages = SATURATED if len(daily.fields) == 1 else MESSAGES
     data = by_days(daily, [*fields, air], function, REACH, dtype, messages)
     return {daily.name: xr.DataArray(data, dims=daily.dims)}
 

@@ -44,9 +44,7 @@ def radiation_steps(daily: Daily) -> dict[str, xr.DataArray]:
     share, attrs = amounts(daily)
     at_surface = not (name.startswith("toa_incoming") or str(field.name).lower() in ("rsdt", "tisr"))
     per_watt = _per_watt(str(field.attrs.get("units", "W m-2")), 1.0 if share == 1.0 else DAY)
-    function = partial(
-        _steps, steps=daily.steps, at_surface=at_surface, share=share, per_watt=per_watt, dtype=dtype
-    )
+    function = partial(_steps, steps=daily.steps, at_surface=at_surface, share=share, per_watt=per_watt, dtype=dtype)
     data = by_days(daily, [field], function, 0, dtype, MESSAGES)
     return {daily.name: xr.DataArray(data, dims=daily.dims, attrs=attrs)}
 
@@ -69,8 +67,6 @@ def _steps(
     assert mean is not None
     days, columns = mean.shape
     cosine = mean_cosine_zenith(*at.days.step_edges(steps), at.latitude[None], at.longitude[None])
-    made, beyond = solar_steps(
-        mean, cosine.reshape(days, steps, columns), at_surface=at_surface, per_watt=per_watt
-    )
+    made, beyond = solar_steps(mean, cosine.reshape(days, steps, columns), at_surface=at_surface, per_watt=per_watt)
     at.report.add(np.where(beyond, CROSSED, 0).astype(np.int8), at)
     return (made * share).astype(dtype).reshape(-1, columns)

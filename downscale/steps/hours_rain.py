@@ -14,6 +14,7 @@ from downscale.cf.kinds import quantity_over_time
 from downscale.cf.quantities import same_quantity
 from downscale.cf.times import date_bounds, time_name
 from downscale.cf.units import convert
+from downscale.errors import InputError
 from downscale.fields.rain import RainCascade, estimate_cascade, rain_weights
 from downscale.kernels.days import CROSSED
 from downscale.methods.members import DIMENSION, day_numbers
@@ -38,13 +39,13 @@ def rain_steps(daily: Daily) -> dict[str, xr.DataArray]:
     """Return the steps of precipitation of all days from their means or amounts; members along a dimension of it."""
     field, dtype = daily.fields["mean"], result_type(daily.first.dtype)
     share, attrs = amounts(daily)
-    options = {"steps": daily.steps, "rate": _rate(field, 1.0 if share == 1.0 else 24.0), "share": share,
-               "dtype": dtype, "seed": daily.settings.seed, "stream": str(field.name),
-               "cascade": cascade_of(daily)}  # fmt: skip
+    function = partial(
+        _steps, steps=daily.steps, rate=_rate(field, 1.0 if share == 1.0 else 24.0), share=share, dtype=dtype,
+        seed=daily.settings.seed, stream=str(field.name), cascade=cascade_of(daily),
+    )  # fmt: skip
 
     def member(number: int) -> xr.DataArray:
-        function = partial(_steps, member=number, **options)
-        data = by_days(daily, [field], function, 1, dtype, NEGATIVE)
+        data = by_days(daily, [field], partial(function, member=number), 1, dtype, NEGATIVE)
         return xr.DataArray(data, dims=daily.dims, attrs=attrs)
 
     return {daily.name: _with_members(member, daily)}
@@ -101,6 +102,11 @@ def _with_members(member: Any, daily: Daily) -> xr.DataArray:
     count = daily.settings.members
     if count is None:
         return member(0)
+    if DIMENSION in daily.dims:
+        raise InputError(
+            f"{daily.name}: expected no dimension {DIMENSION!r} with members, received one; rename it, or leave out "
+            "members"
+        )
     made = [member(number) for number in range(count)]
     return xr.concat(made, DIMENSION, join="exact").transpose(daily.dims[0], DIMENSION, *daily.dims[1:])
 
@@ -117,7 +123,7 @@ def _rate(field: xr.DataArray, hours: float) -> float:
 
 def _steps(
     values: list[Floats | None], at: Window, *, steps: int, rate: float, share: float, seed: int, member: int,
-    stream: str, dtype: np.dtype[Any], cascade: RainCascade | None = None,
+    stream: str, dtype: np.dtype[Any], cascade: RainCascade | None,
 ) -> NDArray[Any]:  # fmt: skip
     """Return the steps of a block."""
     (amount,) = values

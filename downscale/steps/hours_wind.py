@@ -38,9 +38,7 @@ def _steps(values: list[Floats | None], at: Window, *, steps: int, dtype: np.dty
     return fitted(shape, values, at, 0.0, dtype)
 
 
-def fitted(
-    shape: Floats, values: list[Floats | None], at: Window, floor: float, dtype: np.dtype[Any]
-) -> NDArray[Any]:
+def fitted(shape: Floats, values: list[Floats | None], at: Window, floor: float, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return the core days with the shape of their steps, and with the mean, minimum and maximum of ``values``."""
     days, steps, columns = shape.shape
     absent = np.empty((0, columns))
