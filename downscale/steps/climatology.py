@@ -89,7 +89,7 @@ def observations(
     ds: xr.Dataset, names: list[str], axes: Horizontal, target: Any, request: Request
 ) -> tuple[dict[str, Observations], tuple[str, ...]]:
     """Return the fine observations of variables by name, and notes; variables without observations are left out."""
-    source = opened(request.climatology)
+    source = open_observations(request.climatology)
     found: dict[str, Observations] = {}
     notes: list[str] = []
     for name in names:
@@ -107,7 +107,7 @@ def observations(
     return found, tuple(notes)
 
 
-def opened(source: Any) -> xr.Dataset:
+def open_observations(source: Any) -> xr.Dataset:
     """Return the Dataset of observations from a Dataset, a DataArray or a file."""
     if isinstance(source, (str, Path)):
         from downscale.io.read import open_dataset

@@ -18,7 +18,7 @@ from downscale.errors import InputError
 from downscale.fields.rain import RainCascade, estimate_cascade, rain_weights
 from downscale.kernels.days import CROSSED
 from downscale.methods.members import DIMENSION, day_numbers
-from downscale.steps.climatology import opened
+from downscale.steps.climatology import open_observations
 from downscale.steps.daily import Daily, Window, amounts, by_days
 from downscale.steps.jobs import result_type
 
@@ -55,7 +55,7 @@ def cascade_of(daily: Daily) -> RainCascade | None:
     """Return the cascade estimated from rain of the record of hours that the settings contain, or None without."""
     if daily.settings.climatology is None:
         return None
-    record, field = opened(daily.settings.climatology), daily.fields["mean"]
+    record, field = open_observations(daily.settings.climatology), daily.fields["mean"]
     alike = [str(name) for name, other in record.data_vars.items() if same_quantity(other, field) is True]
     name = str(field.name) if field.name in alike else next(iter(alike), None)
     axis = time_name(record)
