@@ -15,6 +15,8 @@ from downscale.kernels.compiled import compile_inner, compile_loop
 
 # Whole moves before a shape counts as one that cannot reach its mean, such as one with two equal maxima.
 MOVES = 64
+# Largest weight of steep ends; at 1 the middle would be level.
+STEEPEST = 0.9
 # What can be wrong with a day: an extreme that is not attained, or a mean outside of the limits.
 EXACT, MISSED, CROSSED = 0, 1, 2
 
@@ -247,11 +249,33 @@ def _smooth(rest, g, begin, end, weights, padded):  # type: ignore[no-untyped-de
 
 
 @compile_inner
-def _fit_run(m, lo, hi, slack, first, last, g, spare, y, flags, j):  # type: ignore[no-untyped-def]
+def _sharpen(shape, size, sharp):  # type: ignore[no-untyped-def]
+    """Write a shape with steeper ends if its range is smaller than ``size``, so that its middle keeps its slope."""
+    smallest, largest = shape[0], shape[0]
+    for i in range(shape.size):
+        smallest, largest = min(smallest, shape[i]), max(largest, shape[i])
+    width = largest - smallest
+    if width <= 0.0:
+        for i in range(shape.size):
+            sharp[i] = shape[i]
+        return
+    weight = min(max(1.0 - width / size, 0.0), STEEPEST) if size > 0.0 else 0.0
+    for i in range(shape.size):
+        v = 2.0 * (shape[i] - smallest) / width - 1.0
+        v2 = v * v
+        sharp[i] = v + weight * (v2 * v2 * v - v)
+
+
+@compile_inner
+def _fit_run(m, lo, hi, slack, first, last, g, spare, sharp, y, flags, j):  # type: ignore[no-untyped-def]
     """Write the values of a run of days with the shape ``g``."""
     n = spare.size
     for d in range(first, last):
-        flags[d, j] = _fit(g[d * n : (d + 1) * n], spare, m[d], lo[d], hi[d], np.nan, slack, y[d * n : (d + 1) * n])
+        shape, values = g[d * n : (d + 1) * n], y[d * n : (d + 1) * n]
+        if not np.isnan(m[d] + lo[d] + hi[d]):
+            _sharpen(shape, hi[d] - lo[d], sharp)
+            shape = sharp
+        flags[d, j] = _fit(shape, spare, m[d], lo[d], hi[d], np.nan, slack, values)
 
 
 @compile_loop
@@ -287,7 +311,7 @@ def temperature_days(  # type: ignore[no-untyped-def]
     given = (mean.shape[0] > 0, low.shape[0] > 0, high.shape[0] > 0)
     center, is_known = np.empty(days), np.empty(days, np.bool_)
     g, y, rest = np.empty(days * n), np.empty(days * n), np.empty(days * n)
-    padded, spare = np.empty(days * n + weights.size), _spare_shape(n)
+    padded, spare, sharp = np.empty(days * n + weights.size), _spare_shape(n), np.empty(n)
     for j in range(columns):
         for d in range(days):
             m[d] = mean[d, j] if given[0] else np.nan
@@ -321,12 +345,12 @@ def temperature_days(  # type: ignore[no-untyped-def]
             while last < days and is_known[last] and linked[last]:
                 last += 1
             _trend(center, r, first, last, cycle, label, j, g)
-            _fit_run(m, lo, hi, slack, first, last, g, spare, y, flags, j)
+            _fit_run(m, lo, hi, slack, first, last, g, spare, sharp, y, flags, j)
             for _ in range(rounds):
                 for i in range(first * n, last * n):
                     rest[i] = y[i] - g[i]
                 _smooth(rest, g, first * n, last * n, weights, padded)
-                _fit_run(m, lo, hi, slack, first, last, g, spare, y, flags, j)
+                _fit_run(m, lo, hi, slack, first, last, g, spare, sharp, y, flags, j)
             first = last
         for i in range((core[1] - core[0]) * n):
             out[i, j] = y[core[0] * n + i]

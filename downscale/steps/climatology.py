@@ -275,7 +275,7 @@ def _labelled(
         stacked = maps.transpose(*named, *maps.dims[-2:])
         data = stacked.data.reshape(label.size, *stacked.shape[-2:])
         return labels, label, None, xr.DataArray(data, dims=("map", *maps.dims[-2:]), name=maps.name, attrs=maps.attrs)
-    times = _middles(source, dates)
+    times = middles_of(source, dates)
     if times.size > 1 and (np.diff(Clock.of(times).seconds(times)) < 0).any():
         raise InputError(f"expected {what} with ascending times, received others; sort by {dates!r}")
     maps = maps.transpose(dates, *maps.dims[-2:])
@@ -300,7 +300,7 @@ def _is_climatology(time: xr.DataArray, maps: xr.DataArray) -> bool:
     return any(word in WITHIN for word in words)
 
 
-def _middles(ds: xr.Dataset, dim: str) -> NDArray[Any]:
+def middles_of(ds: xr.Dataset, dim: str) -> NDArray[Any]:
     """Return the middles of the periods of a time axis, else its stamps."""
     dates, pairs = np.atleast_1d(values_of(ds[dim].variable)), date_bounds(ds, dim)
     if pairs is not None and pairs.dtype.kind in "MO" and "climatology" not in ds[dim].attrs:
@@ -333,9 +333,9 @@ def _dates_of(ds: xr.Dataset, name: str) -> NDArray[Any] | None:
     """Return the dates of the maps of a variable, or None."""
     dim = next((str(d) for d in ds[name].dims if d in ds.coords and is_time(ds[d].variable)), None)
     if dim is not None:
-        return _middles(ds, dim)
+        return middles_of(ds, dim)
     scalar = time_name(ds)
-    return _middles(ds, scalar) if scalar is not None and ds[scalar].ndim == 0 else None
+    return middles_of(ds, scalar) if scalar is not None and ds[scalar].ndim == 0 else None
 
 
 def _labels_of(ds: xr.Dataset, name: str, axes: Horizontal, labels: Labels, what: str) -> Whole:

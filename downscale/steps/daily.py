@@ -35,7 +35,7 @@ class Settings:
     climatology: Any = None
     members: int | None = None
     seed: int = 0
-    notes: list[str] | None = None  # for the plan and the history
+    used: list[str] = field(default_factory=list)  # names of fields that the climatology was used for, appended
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class Daily:
     """The daily fields of a family by role ("mean", "minimum", "maximum"), with equal dimensions, time first.
 
     ``name`` is that of the result; ``positions`` are latitude and longitude on the other dimensions, None if unknown;
-    ``made`` are the hourly fields of families before this one, by the name of the family.
+    ``made`` are the hourly fields of families before this one, by the name of the family; ``ds`` is the whole Dataset.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Daily:
     positions: tuple[xr.DataArray, xr.DataArray] | None
     settings: Settings
     made: Mapping[str, Mapping[str, xr.DataArray]]
+    ds: xr.Dataset
 
     @property
     def first(self) -> xr.DataArray:
@@ -70,7 +71,8 @@ class Window:
     """The days and columns of a block. ``core`` are its days among ``days``, the others are neighbours.
 
     ``latitude`` and ``longitude`` are those of columns in degrees; ``cells`` are the positions of columns among all
-    cells of a day, and ``first`` is that of the first core day among all days.
+    cells of a day, and ``first`` is that of the first core day among all days. ``tables`` are those of
+    :func:`by_days`, shape (entries, columns).
     """
 
     days: Days
@@ -79,6 +81,7 @@ class Window:
     latitude: Floats
     longitude: Floats
     cells: NDArray[np.int64]
+    tables: list[Floats]
     report: Report
 
 
@@ -130,13 +133,14 @@ class Report:
 
 def by_days(
     daily: Daily, fields: Sequence[xr.DataArray | None], function: Compute, reach: int, dtype: np.dtype[Any],
-    messages: Mapping[int, str] = MESSAGES,
+    messages: Mapping[int, str] = MESSAGES, tables: Sequence[Floats] = (),
 ) -> Any:  # fmt: skip
     """Return the steps of all days, shape (days * steps, *others), lazy if a field is.
 
     ``function`` receives each block with ``reach`` days before and after it, fewer at the ends of the record, so that
     blocks do not change the result; it returns the steps of the core days, shape (core days * steps, columns). Fields
     after the first daily one may be steps of all days; their blocks have the shape (days * steps, columns).
+    ``tables``, shape (entries, *others), are further values of columns.
     """
     given = [one is not None for one in fields]
     arrays = [one.data for one in fields if one is not None]
@@ -148,6 +152,9 @@ def by_days(
     arrays = [_chunked(one, (tuple(n * count for n in chunks[0]), *chunks[1:]))
               for one, count in zip(arrays, counts, strict=True)]  # fmt: skip
     statics = _statics(daily, shape[1:], chunks[1:])
+    for table in tables:
+        columns = table.reshape(-1, *shape[1:])
+        statics.append(da.from_array(columns, (-1, *chunks[1:]), name=False))
     pieces, start = [], 0
     for count in chunks[0]:
         low, high = max(start - reach, 0), min(start + count + reach, shape[0])
@@ -184,10 +191,14 @@ def rounding(dtype: np.dtype[Any]) -> float:
 
 def _block(*arrays: Any, function: Compute, given: list[bool], window: Mapping[str, Any], report: Report) -> Any:
     """Return the steps of one block."""
-    *values, latitude, longitude, cells = arrays
+    count = sum(given)
+    values, (latitude, longitude, cells), tables = arrays[:count], arrays[count : count + 3], arrays[count + 3 :]
     other = values[0].shape[1:]
     flat = iter([np.ascontiguousarray(one.reshape(len(one), -1), np.float64) for one in values])
-    at = Window(**window, latitude=latitude.ravel(), longitude=longitude.ravel(), cells=cells.ravel(), report=report)
+    at = Window(
+        **window, latitude=latitude.ravel(), longitude=longitude.ravel(), cells=cells.ravel(),
+        tables=[one.reshape(len(one), -1) for one in tables], report=report,
+    )  # fmt: skip
     steps = function([next(flat) if is_given else None for is_given in given], at)
     return steps.reshape(-1, *other)
 

@@ -15,7 +15,7 @@ from downscale.cf.horizontal import XarrayObject, as_array, as_dataset
 from downscale.cf.positions import positions_of
 from downscale.cf.quantities import units_of
 from downscale.cf.units import convert
-from downscale.errors import GridError, InputError, OptionError, listing, pluralise
+from downscale.errors import GridError, InputError, OptionError, listing, pluralise, spell
 from downscale.fields.noise import Draws
 from downscale.methods.members import DIMENSION, member_coordinate
 from downscale.request import Request
@@ -64,8 +64,11 @@ def hourly(
         gap. Never modified.
     step : str or number, optional
         A divisor of a day, such as "h", "3h", "30min", or a number of hours.
-    climatology : optional
-        Dataset, DataArray or file with a record of hours or shorter steps. Rain has the statistics of rain in it.
+    climatology : Dataset, DataArray or str, optional
+        Observed hours. Temperature: daily cycles of an hourly record (by month), or of a climatology with a dimension
+        "hour", and possibly "month", "season" or "dayofyear"; on the same cells, on other ones, or of one place, by the
+        clock of ``obj``. It is read at once. By default the cycle follows the sun. Rain: a record of hours or shorter
+        steps, whose statistics it has.
     members : int, optional
         Number of ensemble members of precipitation to generate, along the new dimension "realization".
     seed : int, optional
@@ -167,7 +170,8 @@ def hourly_dataset(plan: HourlyPlan, keep_attrs: bool = True) -> xr.Dataset:
         fields = _fields(ds, found, days)
         dims = set(next(iter(fields.values())).dims)
         is_placed = positions is not None and all(set(one.dims) <= dims for one in positions)
-        daily = Daily(found.name, fields, days, plan.steps, positions if is_placed else None, plan.settings, made)
+        where = positions if is_placed else None
+        daily = Daily(found.name, fields, days, plan.steps, where, plan.settings, made, ds)
         steps_by_name = found.family.hours(daily)
         origin = ds[next(iter(found.names.values()))]
         for name, steps in steps_by_name.items():
@@ -178,6 +182,11 @@ def hourly_dataset(plan: HourlyPlan, keep_attrs: bool = True) -> xr.Dataset:
             variables[name] = variable
             attributed = steps.assign_attrs(_attributes(origin, steps, days, found))
             made.setdefault(found.family.name, {})[name] = attributed
+    if plan.settings.climatology is not None and not plan.settings.used:
+        raise InputError(
+            f"expected {spell('climatology')} with hours of one variable of the quantity of {listing(variables)}, "
+            "received none; pass hourly values of it, with standard_name or units"
+        )
     for key, field in ds.data_vars.items():
         if days.dim not in field.dims:
             variables.setdefault(key, field.variable.copy(deep=False))

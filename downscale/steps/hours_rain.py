@@ -66,6 +66,7 @@ def cascade_of(daily: Daily) -> RainCascade | None:
     steps = int(counts.max())
     if steps < 2 or np.sum(counts == steps) < counts.size - 2:
         return None
+    daily.settings.used.append(daily.name)
     dim = record[axis].dims[0]
     rain = record[name].transpose(dim, ...)
     # Every so many cells of a large record.
