@@ -247,6 +247,8 @@ def test_days_follow_their_bounds():
     ds.time.attrs["bounds"] = "time_bnds"
     fine = downscale.hourly(ds, "6h")
     assert fine.time_bnds.values[0, 0].hour == 18
+    with pytest.raises(GridError, match="bounds 'time_bnds', received none and stamps that are not at noon"):
+        downscale.hourly(ds.drop_vars("time_bnds").assign_coords(time=ds.time.copy(data=begin)))
     assert_exact(fine.tas, ds, 4)
 
 

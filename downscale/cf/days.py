@@ -51,10 +51,10 @@ class Days:
             midnights = clock.midnights([parts_of(date) for date in dates])
             starts, stamps = clock.seconds(midnights), clock.seconds(dates)
             bounds = lost_bounds(ds, name)
-            if bounds is not None and (np.abs(stamps - starts) <= ROUNDING).any():
+            if bounds is not None and (np.abs(stamps - starts - DAY / 2) > ROUNDING).any():
                 raise GridError(
-                    f"coordinate {name!r}: expected the bounds {bounds!r}, received none and stamps at midnight, which "
-                    "may be the end of a day; pass the Dataset that has them"
+                    f"coordinate {name!r}: expected the bounds {bounds!r}, received none and stamps that are not at "
+                    f"noon, such as {stamp(dates[0])}, whose days are not clear; pass the Dataset that has them"
                 )
             lengths = np.full(starts.size, DAY)
         else:
