@@ -223,7 +223,9 @@ def test_relative_humidity_falls_as_temperature_rises():
         ds[name] = (ds[name] * 0 + value).assign_attrs(ds[name].attrs)
     fine = quiet(ds)
     air, humidity = by_day(fine["tas"], ds), by_day(fine["hurs"], ds)
-    assert (air.argmax(axis=1) == humidity.argmin(axis=1)).all()
+    # Two hours may be equally warm but for rounding.
+    driest = np.take_along_axis(air, humidity.argmin(axis=1)[:, None], axis=1)[:, 0]
+    np.testing.assert_allclose(driest, air.max(axis=1), atol=1e-3)
     alone = quiet(ds[["hurs"]])
     assert by_day(alone["hurs"], ds).std(axis=1).mean() < humidity.std(axis=1).mean()
 
