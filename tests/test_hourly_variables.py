@@ -122,6 +122,22 @@ def test_members_differ_and_each_conserves_days():
     assert np.array_equal(quiet(ds, seed=5)["pr"], fine["pr"].isel(realization=0).transpose("time", "lat", "lon"))
 
 
+def test_timing_of_dense_cells_is_shared_in_any_chunks():
+    near = drawn(12, rows=40, columns=30)[["pr"]]
+    near["pr"] = (near["pr"] * 0 + 1e-5).assign_attrs(near["pr"].attrs)
+    near = near.assign_coords(lat=np.linspace(47, 50, 40), lon=np.linspace(-1, 1, 30))
+    far = near.assign_coords(lat=np.linspace(-80, 80, 40), lon=np.linspace(0, 300, 30))
+    hours = [by_day(quiet(ds)["pr"], ds) for ds in (near, far)]
+    shared, alone = (np.corrcoef(one[:, :, 1:].ravel(), one[:, :, :-1].ravel())[0, 1] for one in hours)
+    assert shared > 0.7
+    assert abs(alone) < 0.1
+    assert np.array_equal(quiet(near.chunk(time=2, lat=7, lon=11))["pr"], quiet(near)["pr"])
+    layers = near.expand_dims(height=[2.0, 10.0], axis=1)
+    both = quiet(layers.transpose("lat", "time", "height", "lon"))["pr"]
+    one, other = (by_day(both.isel(height=k), near) for k in (0, 1))
+    assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.2
+
+
 def test_rain_is_intermittent_and_radiation_dark_at_night():
     ds = drawn(2, days=20)
     fine = quiet(ds)

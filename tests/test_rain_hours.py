@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from downscale.errors import InputError, OptionError, ShapeError
-from downscale.fields.rain import RainCascade, branches_of, estimate_cascade, neighbours_of, rain_weights
+from downscale.fields.rain import (
+    RainCascade,
+    branches_of,
+    estimate_cascade,
+    neighbours_of,
+    nodes_of,
+    rain_weights,
+    share_nodes,
+)
 from downscale.kernels.rain import random_words
 
 AROME, RADAR = "precipitation_arome_nw_20180501_0p025deg.nc", "precipitation_bom66_20201031_500m_10min.nc"
@@ -85,6 +93,43 @@ def test_rain_is_near_the_wetter_neighbour():
     none, much = np.zeros_like(rates), np.full_like(rates, 2.0)
     late = rain_weights(rates, 24, days, cells, before=none, after=much)[0].mean(axis=1)
     assert late[12:].mean() > 1.5 * late[:12].mean()
+
+
+places = st.lists(st.tuples(st.floats(-90, 90), st.floats(-720, 720)), min_size=1, max_size=30)
+
+
+@given(places, st.integers(0, 3))
+def test_noise_of_positions_is_normal_and_independent_of_other_cells(cells, layer):
+    lat, lon = np.array(cells).T
+    nodes, corner, weight = nodes_of(lat, lon, layer)
+    assert (np.diff(nodes) > 0).all()
+    np.testing.assert_allclose((weight**2).sum(axis=1), 1)
+    for k in range(len(cells)):
+        own, own_corner, own_weight = nodes_of(lat[k : k + 1], lon[k : k + 1], layer)
+        used = own_weight[0] > 0
+        assert np.array_equal(own[own_corner[0]][used], nodes[corner[k]][used])
+        # Nodes are different, so that their noise adds up to variance one.
+        assert np.unique(own_corner[0][used]).size == used.sum()
+    assert not np.isin(nodes, nodes_of(lat, lon, layer + 1)[0]).any()
+
+
+def test_rain_of_near_cells_has_similar_timing():
+    lat, lon = (axis.ravel() for axis in np.meshgrid(np.arange(45, 55, 0.1), np.arange(5, 15, 0.1), indexing="ij"))
+    rates, layers = np.full((1, lat.size), 0.3), np.zeros(lat.size, np.int64)
+    assert share_nodes(lat, lon)
+    day = np.array([3])
+    weights = rain_weights(rates, 24, day, layers, positions=(lat, lon))[0].reshape(24, 100, 100)
+    near, far = (np.corrcoef(weights[:, :-n].ravel(), weights[:, n:].ravel())[0, 1] for n in (1, 30))
+    assert near > 0.7
+    assert abs(far) < 0.1
+    np.testing.assert_allclose(weights.mean(axis=0), 1)
+    part = slice(30, 500)
+    again = rain_weights(rates[:, part], 24, day, layers[part], positions=(lat[part], lon[part]))
+    assert np.array_equal(again[0], weights.reshape(24, -1)[:, part])
+    # Statistics of a cell are those of independent cells.
+    alone = rain_weights(rates, 24, day, np.arange(lat.size))[0]
+    assert abs((weights == 0).mean() - (alone == 0).mean()) < 0.05
+    assert abs(weights.std() / alone.std() - 1) < 0.15
 
 
 def test_an_estimate_finds_the_cascade_of_a_record():

@@ -23,6 +23,8 @@ INCREMENTS = np.array([0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B], np.uint64)
 HALF, LOW_BITS, ONE = np.uint64(32), np.uint64(0xFFFFFFFF), np.uint64(1)
 # Bits of one block.
 WORDS = 4
+TURN, ROOT_HALF = 2 * math.pi, math.sqrt(0.5)
+SMALLEST = 1e-300
 # Features of a split: constant, log of the hours of a child, log of the rain rate in mm/h, number of wet neighbours.
 FEATURES = 4
 
@@ -60,10 +62,37 @@ def random_words(key, address, words):  # type: ignore[no-untyped-def]
 
 
 @compile_inner
-def _split(parts, count, b, hours, rate, before, after, wet, spread, key, address, first_word, words, children):  # type: ignore[no-untyped-def]
+def _fill_node(key, address, is_shared, words, noise, node):  # type: ignore[no-untyped-def]
+    """Write the noise of a node: two numbers per child, uniform, or normal if cells share nodes."""
+    for n in range(noise.shape[1] // 2):
+        if n % WORDS == 0:
+            _fill_block(key, address, n // WORDS + 1, words)
+        word = words[n % WORDS]
+        first = (np.float64(word >> HALF) + 0.5) * 2.0**-32
+        second = (np.float64(word & LOW_BITS) + 0.5) * 2.0**-32
+        if is_shared:
+            radius = math.sqrt(-2.0 * math.log(first))
+            noise[node, 2 * n] = radius * math.cos(TURN * second)
+            noise[node, 2 * n + 1] = radius * math.sin(TURN * second)
+        else:
+            noise[node, 2 * n], noise[node, 2 * n + 1] = first, second
+
+
+@compile_inner
+def _uniform(noise, n, corner, weight, i):  # type: ignore[no-untyped-def]
+    """Return a uniform number at a cell from the noise of its nodes."""
+    if corner.shape[1] == 1:
+        return noise[corner[i, 0], n]
+    total = 0.0
+    for k in range(corner.shape[1]):
+        total += weight[i, k] * noise[corner[i, k], n]
+    return 0.5 * math.erfc(-total * ROOT_HALF)
+
+
+@compile_inner
+def _split(parts, count, b, rate, before, after, wet, spread, first_word, noise, corner, weight, cell, children):  # type: ignore[no-untyped-def]
     """Divide each of ``count`` parts of a day into ``b`` children; parts and children are fractions of the day."""
-    loaded, child_hours = -1, hours / b
-    x = math.log(child_hours)
+    x = math.log(24.0 / (count * b))
     for q in range(count):
         part, left = parts[q], q * b
         if part == 0.0:
@@ -87,29 +116,26 @@ def _split(parts, count, b, hours, rate, before, after, wet, spread, key, addres
             children[left + i] = dry
         total, has_rain = 0.0, False
         for i in range(b):
-            n = first_word + left + i
-            if n // WORDS != loaded:
-                loaded = n // WORDS
-                _fill_block(key, address, loaded + 1, words)
-            word, position = words[n % WORDS], (2.0 * i - (b - 1)) / (b - 1)
-            uniform = (np.float64(word >> HALF) + 0.5) * 2.0**-32
+            n, position = 2 * (first_word + left + i), (2.0 * i - (b - 1)) / (b - 1)
             probability = 1.0 / (1.0 + math.exp(-(score + wet[4] * slope * position)))
             # At least one child is wet.
             if not has_rain:
                 probability = probability / (1.0 - children[left + i]) if i + 1 < b else 1.0
-            weight = 0.0
-            if uniform < probability:
+            share = 0.0
+            if (i + 1 == b and not has_rain) or _uniform(noise, n, corner, weight, cell) < probability:
                 has_rain = True
-                exponential = -math.log((np.float64(word & LOW_BITS) + 0.5) * 2.0**-32)
-                weight = math.exp(power * math.log(exponential) + spread[4] * slope * position)
-            children[left + i] = weight
-            total += weight
+                exponential = -math.log(max(_uniform(noise, n + 1, corner, weight, cell), SMALLEST))
+                share = math.exp(power * math.log(max(exponential, SMALLEST)) + spread[4] * slope * position)
+            children[left + i] = share
+            total += share
         for i in range(b):
             children[left + i] *= part / total
 
 
 @compile_loop
-def divide_rain(rates, before, after, branches, wet, spread, key, days, cells, stream, out):  # type: ignore[no-untyped-def]
+def divide_rain(  # type: ignore[no-untyped-def]
+    rates, before, after, branches, wet, spread, key, days, nodes, stream, corner, weight, out
+):
     """Write the rain of each time step relative to the mean of its day.
 
     Parameters
@@ -124,25 +150,36 @@ def divide_rain(rates, before, after, branches, wet, spread, key, days, cells, s
         the features, then of the change of the root of the rate from before the part to after it.
     key : array of uint64, shape (2,)
         Seed and member.
-    days, cells : arrays of uint64, shapes (days,) and (cells,)
-        Addresses.
+    days, nodes : arrays of uint64, shapes (days,) and (nodes,)
+        Addresses of the noise.
     stream : uint64
+    corner, weight : arrays of int and float64, shape (cells, corners)
+        The nodes of each cell, and their weights, whose squares add up to one; a single one for independent cells.
     out : array, shape (days, steps, cells)
     """
-    steps = out.shape[1]
-    parts, children, words, address = np.empty(steps), np.empty(steps), np.empty(4, np.uint64), np.empty(3, np.uint64)
+    steps, total, count = out.shape[1], 0, 1
+    for b in branches:
+        count *= b
+        total += count
+    noise, filled = np.empty((nodes.size, 2 * total)), np.full(nodes.size, -1)
+    parts, children = np.empty(steps), np.empty(steps)
+    words, address = np.empty(WORDS, np.uint64), np.empty(3, np.uint64)
     for d in range(out.shape[0]):
         for i in range(out.shape[2]):
             rate = np.float64(rates[d, i])
             if not rate > 0.0 or rate == np.inf:
                 out[d, :, i] = 1.0
                 continue
-            address[0], address[1], address[2] = cells[i], days[d], stream
+            for k in range(corner.shape[1]):
+                node = corner[i, k]
+                if filled[node] != d:
+                    address[0], address[1], address[2], filled[node] = nodes[node], days[d], stream, d
+                    _fill_node(key, address, corner.shape[1] > 1, words, noise, node)
             parts[0], count, first_word = 1.0, 1, 0
             for b in branches:
                 _split(
-                    parts, count, b, 24.0 / count, rate, max(np.float64(before[d, i]), 0.0),
-                    max(np.float64(after[d, i]), 0.0), wet, spread, key, address, first_word, words, children,
+                    parts, count, b, rate, max(np.float64(before[d, i]), 0.0), max(np.float64(after[d, i]), 0.0), wet,
+                    spread, first_word, noise, corner, weight, i, children,
                 )  # fmt: skip
                 first_word += count * b
                 count *= b

@@ -15,7 +15,7 @@ from downscale.cf.quantities import same_quantity
 from downscale.cf.times import date_bounds, time_name
 from downscale.cf.units import convert
 from downscale.errors import InputError
-from downscale.fields.rain import RainCascade, estimate_cascade, rain_weights
+from downscale.fields.rain import RainCascade, estimate_cascade, rain_weights, share_nodes
 from downscale.kernels.days import CROSSED
 from downscale.methods.members import DIMENSION, day_numbers
 from downscale.steps.climatology import open_observations
@@ -41,7 +41,7 @@ def rain_steps(daily: Daily) -> dict[str, xr.DataArray]:
     share, attrs = amounts(daily)
     function = partial(
         _steps, steps=daily.steps, rate=_rate(field, 1.0 if share == 1.0 else 24.0), share=share, dtype=dtype,
-        seed=daily.settings.seed, stream=str(field.name), cascade=cascade_of(daily),
+        seed=daily.settings.seed, stream=str(field.name), cascade=cascade_of(daily), layers=_layers(daily),
     )  # fmt: skip
 
     def member(number: int) -> xr.DataArray:
@@ -49,6 +49,22 @@ def rain_steps(daily: Daily) -> dict[str, xr.DataArray]:
         return xr.DataArray(data, dims=daily.dims, attrs=attrs)
 
     return {daily.name: _with_members(member, daily)}
+
+
+def _layers(daily: Daily) -> NDArray[np.int64] | None:
+    """Return the number of the layer of each column if columns share noise by their positions, else None."""
+    if daily.positions is None:
+        return None
+    placed = {str(dim) for one in daily.positions for dim in one.dims}
+    if not placed:
+        return None
+    lat, lon = xr.broadcast(*daily.positions)
+    if not share_nodes(lat.values.ravel(), lon.values.ravel()):
+        return None
+    others = daily.first.isel({daily.dims[0]: 0})
+    sizes = [size if dim not in placed else 1 for dim, size in others.sizes.items()]
+    numbers = np.arange(int(np.prod(sizes)), dtype=np.int64).reshape(sizes)
+    return np.broadcast_to(numbers, others.shape).ravel()
 
 
 def cascade_of(daily: Daily) -> RainCascade | None:
@@ -125,6 +141,7 @@ def _rate(field: xr.DataArray, hours: float) -> float:
 def _steps(
     values: list[Floats | None], at: Window, *, steps: int, rate: float, share: float, seed: int, member: int,
     stream: str, dtype: np.dtype[Any], cascade: RainCascade | None,
+    layers: NDArray[np.int64] | None,
 ) -> NDArray[Any]:  # fmt: skip
     """Return the steps of a block."""
     (amount,) = values
@@ -138,9 +155,11 @@ def _steps(
         if day + 1 < len(rates) and linked[day + 1]:
             after[day - first] = rates[day + 1]
     numbers = day_numbers(at.days.clock.dates(at.days.starts[first:last]))
+    # Columns are addressed by their positions, or else by their numbers.
+    cells, positions = (at.cells, None) if layers is None else (layers[at.cells], (at.latitude, at.longitude))
     weights = rain_weights(
-        rates[first:last], steps, numbers, at.cells, before=before, after=after, cascade=cascade, seed=seed,
-        member=member, stream=stream,
+        rates[first:last], steps, numbers, cells, positions=positions, before=before, after=after, cascade=cascade,
+        seed=seed, member=member, stream=stream,
     )  # fmt: skip
     at.report.add(np.where(amount < 0, CROSSED, 0).astype(np.int8), at)
     return (weights * (share * amount[first:last])[:, None]).astype(dtype).reshape(-1, amount.shape[1])
