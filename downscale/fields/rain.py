@@ -35,8 +35,8 @@ from downscale.kernels.rain import FEATURES, divide_rain
 Floats = NDArray[np.float64]
 # Third word of an address: other uses of the same seed and variable have smaller numbers there.
 PLACE = 0x4441_5953
-# Degrees between nodes of noise that cells share. The correlation of hours relative to the day at a distance of 25 km is
-# then 0.60 for AROME's day of the benchmark and 0.65 for the radar's; it is 0.64 and 0.59 in the data.
+# Degrees between nodes of noise that cells share. The correlation of hours relative to the day at a distance of 25 km
+# is then 0.60 for AROME's day of the benchmark and 0.65 for the radar's; it is 0.64 and 0.59 in the data.
 SPACING = 1
 # Splits of a record with at least two wet children that an estimate needs.
 FEWEST_SPLITS = 500
