@@ -11,8 +11,8 @@ default coefficients, and the same with independent cells. The records:
   from the hours of 2010 to 2013 (``climatology=`` in ``downscale.hourly``).
 
 The default coefficients are estimates from the gauge in 2010 to 2013, from parts of days with at least 2 mm. The form
-of the cascade was chosen by its likelihood for radar, model and the early years of the gauge, and the reach of the noise
-in space with radar and model in view. The Alps and the late years of the gauge were not used for any choice.
+of the cascade was chosen by its likelihood for radar, model and the early years of the gauge, and the reach of the
+noise in space with radar and model in view. The Alps and the late years of the gauge were not used for any choice.
 
 Columns: the fraction of steps with at least 0.1 mm/h (gauge: 0.2), the probability that the step after such a step is
 one, the mean of the largest step of days with at least 1 mm, the 99.9 % quantile of steps, both in mm/h, the

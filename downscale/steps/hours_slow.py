@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from downscale.kernels.days import temperature_days
 from downscale.steps.daily import Window
-from downscale.steps.hours_temperature import REACH, ROUNDS, smoothing
 
-__all__ = ["REACH", "slow_steps"]
+# Days on both sides that the course of a day depends on.
+REACH = 3
 Floats = NDArray[np.float64]
 
 
@@ -19,7 +19,5 @@ def slow_steps(mean: Floats, at: Window, steps: int) -> Floats:
     absent, cycle = np.empty((0, columns)), np.zeros((1, columns, steps))
     core_days = at.core[1] - at.core[0]
     out, flags, label = np.empty((core_days * steps, columns)), np.zeros((days, columns), np.int8), np.zeros(days, int)
-    temperature_days(
-        mean, absent, absent, 0.0, at.days.linked, cycle, label, smoothing(steps), ROUNDS, at.core, out, flags
-    )
+    temperature_days(mean, absent, absent, 0.0, at.days.linked, cycle, label, np.ones(1), 0, at.core, out, flags)
     return out.reshape(core_days, steps, columns)
