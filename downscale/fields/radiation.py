@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from downscale.kernels.sun import divide_by_sun
+
 Floats = NDArray[np.float64]
 # Exponent of the clear sky of Haurwitz: radiation at the surface is proportional to mu exp(-0.059 / mu).
 EXTINCTION = 0.059
@@ -21,8 +23,9 @@ BRIGHTEST = 1361.0 * 1.034
 
 
 def solar_steps(
-    mean: NDArray[Any], cosine: Floats, *, at_surface: bool = True, per_watt: float = 1.0
-) -> tuple[Floats, NDArray[np.bool_]]:
+    mean: NDArray[Any], cosine: Floats, *, at_surface: bool = True, per_watt: float = 1.0, share: float = 1.0,
+    dtype: Any = np.float64,
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:  # fmt: skip
     """Return solar radiation in each step, and the days whose mean is more than the sun supplies.
 
     It is zero at night. During the day it is proportional to the cosine of the zenith angle, at the surface to the
@@ -38,10 +41,14 @@ def solar_steps(
         False for the top of the atmosphere.
     per_watt : float
         Number of the units of ``mean`` in 1 W m-2.
+    share : float
+        Factor of the result, one over the number of steps to divide amounts.
+    dtype : optional
+        Type of the result.
 
     Returns
     -------
-    array of float64, shape (days, steps, cells)
+    array, shape (days, steps, cells)
     array of bool, shape (days, cells)
 
     Examples
@@ -50,13 +57,6 @@ def solar_steps(
     >>> steps[0, :, 0].round(6).tolist(), bool(beyond[0, 0])
     ([0.0, 120.0, 240.0, 0.0], False)
     """
-    shape = cosine
-    if at_surface:
-        # Just above the horizon the clear sky of the formula is black.
-        shape = cosine * np.exp(-EXTINCTION / np.maximum(cosine, 1e-3))
-    shape_mean, most = shape.mean(axis=1), cosine.mean(axis=1) * (BRIGHTEST * per_watt)
-    dark = ~(shape_mean > 0)
-    by_sun = np.where(dark, 0.0, np.minimum(mean, most))
-    excess = mean - by_sun
-    steps = shape * (by_sun / np.where(dark, 1.0, shape_mean))[:, None] + excess[:, None]
-    return steps, np.abs(excess) > 0
+    out, beyond = np.empty(cosine.shape, dtype), np.empty(np.shape(mean), np.bool_)
+    divide_by_sun(mean, cosine, EXTINCTION if at_surface else 0.0, BRIGHTEST * per_watt, share, out, beyond)
+    return out, beyond

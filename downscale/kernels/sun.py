@@ -6,9 +6,32 @@ import math
 
 import numpy as np
 
-from downscale.kernels.compiled import compile_loop
+from downscale.kernels.compiled import compile_inner, compile_loop
 
 TURN = 2 * math.pi
+
+
+@compile_inner
+def _partly_sunlit(a, b, first, last, sin_first, sin_last):  # type: ignore[no-untyped-def]
+    """Return the integral of the positive part of ``a + b cos h`` over hour angles, the first one in half a turn."""
+    # Hour angle of sunset; zero in the polar night.
+    if a >= b:
+        set_angle = math.pi
+    elif a <= -b:
+        set_angle = 0.0
+    else:
+        set_angle = math.acos(-a / b)
+    sin_set, light = math.sin(set_angle), 0.0
+    # The sunlit part of this day, then of the next one.
+    if first < set_angle and last > -set_angle:
+        rise, sin_rise = (first, sin_first) if first > -set_angle else (-set_angle, -sin_set)
+        fall, sin_fall = (last, sin_last) if last < set_angle else (set_angle, sin_set)
+        light += a * (fall - rise) + b * (sin_fall - sin_rise)
+    if last > TURN - set_angle:
+        rise, sin_rise = (first, sin_first) if first > TURN - set_angle else (TURN - set_angle, -sin_set)
+        fall, sin_fall = (last, sin_last) if last < TURN + set_angle else (TURN + set_angle, sin_set)
+        light += a * (fall - rise) + b * (sin_fall - sin_rise)
+    return light
 
 
 @compile_loop
@@ -40,28 +63,55 @@ def mean_cosine(begin, end, sin_declination, cos_declination, latitude, longitud
         for j in range(rows):
             p = 0 if single else j
             a, b = sin_latitude[j] * sin_declination[k], cos_latitude[j] * cos_declination[k]
-            # Hour angle of sunset; zero in the polar night.
-            if a >= b:
-                set_angle = math.pi
-            elif a <= -b:
-                set_angle = 0.0
-            else:
-                set_angle = math.acos(-a / b)
-            sin_set = math.sin(set_angle)
             for i in range(columns):
                 first = begin[k] + longitude[p, i]
                 first -= TURN * math.floor((first + math.pi) / TURN)
                 last = first + width
                 sin_first = sin_begin * cosines[p, i] + cos_begin * sines[p, i]
                 sin_last = sin_end * cosines[p, i] + cos_end * sines[p, i]
-                light = 0.0
-                # The sunlit part of this day, then of the next one.
-                if first < set_angle and last > -set_angle:
-                    rise, sin_rise = (first, sin_first) if first > -set_angle else (-set_angle, -sin_set)
-                    fall, sin_fall = (last, sin_last) if last < set_angle else (set_angle, sin_set)
-                    light += a * (fall - rise) + b * (sin_fall - sin_rise)
-                if last > TURN - set_angle:
-                    rise, sin_rise = (first, sin_first) if first > TURN - set_angle else (TURN - set_angle, -sin_set)
-                    fall, sin_fall = (last, sin_last) if last < TURN + set_angle else (TURN + set_angle, sin_set)
-                    light += a * (fall - rise) + b * (sin_fall - sin_rise)
+                rises = a + b * (cos_begin * cosines[p, i] - sin_begin * sines[p, i]) > 0.0
+                falls = a + b * (cos_end * cosines[p, i] - sin_end * sines[p, i]) > 0.0
+                if rises and falls and last <= math.pi:
+                    light = a * width + b * (sin_last - sin_first)
+                elif not rises and not falls and not (first < 0.0 < last) and last <= TURN:
+                    light = 0.0
+                else:
+                    light = _partly_sunlit(a, b, first, last, sin_first, sin_last)
                 out[k, j, i] = light / width if light > 0.0 else 0.0
+
+
+@compile_loop
+def divide_by_sun(mean, cosine, extinction, brightest, share, out, beyond):  # type: ignore[no-untyped-def]
+    """Write solar radiation in steps from daily means; see :func:`downscale.fields.radiation.solar_steps`.
+
+    Parameters
+    ----------
+    mean : array, shape (days, cells)
+    cosine, out : arrays, shape (days, steps, cells)
+    extinction : float
+        Zero at the top of the atmosphere.
+    brightest : float
+        Largest irradiance in the units of ``mean``.
+    share : float
+        Factor of results.
+    beyond : array of bool, shape (days, cells)
+        Whether the mean is more than the sun supplies; written.
+    """
+    days, steps, cells = cosine.shape
+    shape = np.empty(steps)
+    for d in range(days):
+        for i in range(cells):
+            total, light, value = 0.0, 0.0, np.float64(mean[d, i])
+            for s in range(steps):
+                c = cosine[d, s, i]
+                light += c
+                # Just above the horizon the clear sky of the formula is black.
+                shape[s] = c * math.exp(-extinction / max(c, 1e-3)) if c > 0.0 and extinction > 0.0 else c
+                total += shape[s]
+            by_sun = min(value, light / steps * brightest) if total > 0.0 else 0.0
+            # A NaN is not beyond anything.
+            excess = value - by_sun
+            beyond[d, i] = abs(excess) > 0.0
+            factor = by_sun * steps / total if total > 0.0 else 0.0
+            for s in range(steps):
+                out[d, s, i] = share * (factor * shape[s] + excess)

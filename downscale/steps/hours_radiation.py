@@ -67,6 +67,8 @@ def _steps(
     assert mean is not None
     days, columns = mean.shape
     cosine = mean_cosine_zenith(*at.days.step_edges(steps), at.latitude[None], at.longitude[None])
-    made, beyond = solar_steps(mean, cosine.reshape(days, steps, columns), at_surface=at_surface, per_watt=per_watt)
+    made, beyond = solar_steps(
+        mean, cosine.reshape(days, steps, columns), at_surface=at_surface, per_watt=per_watt, share=share, dtype=dtype
+    )
     at.report.add(np.where(beyond, CROSSED, 0).astype(np.int8), at)
-    return (made * share).astype(dtype).reshape(-1, columns)
+    return made.reshape(-1, columns)
