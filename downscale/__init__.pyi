@@ -5,6 +5,7 @@ from downscale.api import plan as plan
 from downscale.check.conservation import cell_error as cell_error
 from downscale.check.conservation import check_conservation as check_conservation
 from downscale.check.conserve import conserve as conserve
+from downscale.check.days import check_days as check_days
 from downscale.conservation.report import ConservationReport as ConservationReport
 from downscale.errors import DownscaleError as DownscaleError
 from downscale.evaluation.run import evaluate as evaluate

@@ -15,7 +15,7 @@ from downscale.cf.axes import BoundedAxis, new_axis_coordinates
 from downscale.cf.bounds import lost_bounds, read_bounds
 from downscale.cf.dates import DAY, ROUNDING, Clock, parts_of, stamp, values_of
 from downscale.cf.times import time_name
-from downscale.errors import GridError, OptionError
+from downscale.errors import GridError, OptionError, spell
 from downscale.grid.axis import CellAxis
 
 UNITS = {"d": DAY, "day": DAY, "h": 3600.0, "hour": 3600.0, "min": 60.0, "t": 60.0, "minute": 60.0}
@@ -129,7 +129,7 @@ def steps_per_day(step: Any) -> int:
     count = round(DAY / seconds) if seconds > 0 and np.isfinite(seconds) else 0
     if not 2 <= count <= MOST_STEPS or abs(count * seconds - DAY) > ROUNDING:
         raise OptionError(
-            f"expected step to divide a day into 2 to {MOST_STEPS} parts, such as 'h', '3h', '30min' or 3 (hours), "
-            f"received {step!r}"
+            f"expected {spell('step')} to divide a day into 2 to {MOST_STEPS} parts, such as 'h', '3h' or '30min', "
+            f"received {step!r}; choose one of these"
         )
     return count

@@ -25,7 +25,7 @@ from downscale.request import (
 
 ATTRIBUTE = re.compile(r"[A-Za-z_][\w.@+-]*")
 FLAGS = {name: f"--{name.replace('_', '-')}" for name in (*ARGUMENTS, *DECONVOLUTION, *CONSERVE, "chunks", "law")}
-FLAGS |= {"target_grid": "--target", "data_vars": "--vars", "attrs": "--attr"}
+FLAGS |= {"step": "--step", "target_grid": "--target", "data_vars": "--vars", "attrs": "--attr"}
 
 
 def parse_pairs(text: str, name: str = "factor") -> Any:

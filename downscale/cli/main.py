@@ -28,7 +28,7 @@ from downscale.cli.arguments import (
     parse_pair,
     with_options,
 )
-from downscale.errors import ConservationError, DownscaleError, one_line, pluralise, printable
+from downscale.errors import ConservationError, DownscaleError, OptionError, one_line, pluralise, printable, spell
 from downscale.process.interrupts import NOTHING_LEFT, Stopped, raise_on_signals, status_of
 from downscale.request import CONSERVE, DECONVOLUTION
 
@@ -111,6 +111,7 @@ OUTPUT = {
 }  # fmt: skip
 PROJECTION = ("bounds", "mask", "data_vars", "quantity", "tolerance", "device")
 CHECK = ("tolerance", "data_vars", "mask", "na_thres", "footprint", "quantity", "bounds")
+CHECK_DEFAULTS = {name: default for name, (_, default) in options_of(CHECK).items()}
 SOURCE = ("factor", "target_grid", "method")
 
 
@@ -264,11 +265,18 @@ def check(
     coarse: Annotated[str, typer.Argument(metavar="COARSE.nc", help="The coarse file, or a quoted pattern.")],
     fine: Annotated[str, typer.Argument(metavar="FINE.nc", help="The fine file, from any source.")],
     law: Annotated[str, typer.Option(help="The error that decides: cell or total.")] = "cell",
+    along_time: Annotated[
+        bool, typer.Option("--time", help="Check steps (FINE) against daily means, minima and maxima (COARSE).")
+    ] = False,
     as_json: AsJson = False,
     **values: Any,
 ) -> None:
     """Check that the fine file conserves the cell means of the coarse one; exit status 1 if it does not."""
+    typed = [name for name, value in values.items() if value != CHECK_DEFAULTS[name]]
     arguments = parse_options(values, CHECK)
+    if along_time:
+        _check_days(coarse, fine, [*typed, *(["law"] if law != "cell" else [])], arguments, as_json)
+        return
     from downscale.check.conservation import check_conservation
     from downscale.runs.single import open_input
 
@@ -276,6 +284,64 @@ def check(
     say(json.dumps(report.to_dict(), indent=2, default=str) if as_json else repr(report))
     if not report.passed:
         raise typer.Exit(1)
+
+
+def _check_days(daily: str, fine: str, typed: list[str], arguments: dict[str, Any], as_json: bool) -> None:
+    """Check steps within days; other options than the tolerance and the variables concern grids."""
+    other = [name for name in typed if name not in ("tolerance", "data_vars")]
+    if other:
+        raise OptionError(f"expected no {spell(other[0])} with --time, received one; drop one")
+    from downscale.check.days import check_days
+    from downscale.runs.single import open_input
+
+    report = check_days(
+        open_input(daily), open_input(fine), tolerance=arguments["tolerance"], data_vars=arguments["data_vars"]
+    )
+    say(json.dumps(report.to_dict(), indent=2, default=str) if as_json else repr(report))
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+@with_options(**OUTPUT)
+def hourly(
+    source: Annotated[str, typer.Argument(metavar="IN.nc", help="Daily file, or a quoted pattern.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT.nc", help="File of hours to write (or store, OUT.zarr).")],
+    step: Annotated[str, typer.Option(help="Step that divides a day: h, 3h, 30min.")] = "h",
+    climatology: Annotated[str | None, typer.Option(help="File of observed hours, or of their means by hour.")] = None,
+    members: Annotated[int | None, typer.Option(help="Number of ensemble members of precipitation.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of precipitation.")] = 0,
+    names: Annotated[str | None, typer.Option("--vars", help="Variables NAME,NAME.")] = None,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    **values: Any,
+) -> None:
+    """Write hours of daily fields whose daily means and extremes are exact, checked as written."""
+    from downscale.io.write import Storage
+
+    storage = Storage(
+        values["complevel"], parse_packing(values["packing"]), None, values["profile"], parse_attrs(values["attrs"])
+    )
+    request = parse_options({"data_vars": names, "members": members, "seed": seed}, ("data_vars", "members", "seed"))
+    chunks = parse_chunks(values["chunks"])
+    _require_input(source, *([climatology] if climatology else []))
+    from downscale.process.computing import use_threads_by_default
+    from downscale.runs.hourly import hourly_file
+
+    with use_threads_by_default():
+        plan, report = hourly_file(
+            source, output, step, climatology=climatology, chunks=chunks, storage=storage, overwrite=overwrite,
+            dry_run=dry_run, **request,
+        )  # fmt: skip
+    if report is None:
+        say(str(plan))
+        if output.exists() and not overwrite:
+            say(f"note: {output} exists; to replace it, pass --overwrite")
+    elif as_json:
+        say(json.dumps({"plan": str(plan), **report.to_dict(), "file": str(output)}, indent=2, default=str))
+    else:
+        say("\n".join([repr(report), f"wrote {output}"]))
 
 
 @app.command()

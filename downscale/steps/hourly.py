@@ -18,7 +18,7 @@ from downscale.cf.units import convert
 from downscale.errors import GridError, InputError, OptionError, listing, pluralise, spell
 from downscale.fields.noise import Draws
 from downscale.methods.members import DIMENSION, member_coordinate
-from downscale.request import Request
+from downscale.request import Request, require_legal
 from downscale.steps.daily import Daily, Settings
 from downscale.steps.families import FAMILIES, Found, find_families
 from downscale.steps.history import add_history, result_encoding
@@ -121,6 +121,8 @@ def plan_hourly(
     data_vars: Any = None,
 ) -> HourlyPlan:  # fmt: skip
     """Return the plan of :func:`hourly` without reading data; refuses invalid requests."""
+    require_legal("members", members)
+    require_legal("seed", seed)
     steps, days = steps_per_day(step), Days.read(ds)
     Draws(seed, 1 if members is None else members)
     skipped = {*bounds_variables(ds), days.name}
@@ -128,7 +130,7 @@ def plan_hourly(
     chosen = along if data_vars is None else [data_vars] if isinstance(data_vars, str) else list(data_vars)
     unknown = [name for name in chosen if name not in along]
     if unknown:
-        raise OptionError(f"expected data_vars among {listing(along)}, received {listing(unknown)}")
+        raise OptionError(f"expected {spell('data_vars')} among {listing(along)}, received {listing(unknown)}")
     numeric = [name for name in chosen if ds[name].dtype.kind in "fiu"]
     found = find_families(ds, numeric, days.dim)
     used = {name for one in found for name in one.names.values()}
