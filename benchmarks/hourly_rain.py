@@ -133,12 +133,13 @@ def gauge(path: Path) -> tuple[Record, Record]:
 
 def scores(record: Record, rain: Floats) -> tuple[float, ...]:
     """Return the six scores of rain with the cells of a record."""
-    series = rain.reshape(-1, rain.shape[2])
-    wet, heavy = series >= record.least, rain.mean(axis=1) * 24 >= 1
+    # Limits are multiples of the resolution of the gauge, from which sums may differ by rounding.
+    least, series = record.least * (1 - 1e-9), rain.reshape(-1, rain.shape[2])
+    wet, heavy = series >= least, rain.mean(axis=1) * 24 >= 1 - 1e-9
     after = (wet[1:] & wet[:-1]).sum() / max(wet[:-1].sum(), 1)
     lag = np.corrcoef(series[1:].ravel(), series[:-1].ravel())[0, 1]
     areas = record.areas(rain)
-    largest = areas.max(axis=1)[areas.mean(axis=1) * 24 >= 1]
+    largest = areas.max(axis=1)[areas.mean(axis=1) * 24 >= 1 - 1e-9]
     return tuple(map(float, (wet.mean(), after, rain.max(axis=1)[heavy].mean(), np.quantile(series, 0.999), lag,
                              largest.mean())))  # fmt: skip
 

@@ -56,6 +56,17 @@ def test_sums_are_exact_and_no_rain_is_negative(seed, steps, scale):
     assert (weights[np.broadcast_to(rates[:, None] == 0, weights.shape)] == 1).all()
 
 
+@given(st.integers(0, 2**32), st.floats(5e-324, 1e300), st.floats(5e-324, 1e300), st.floats(-30, 30))
+def test_rain_of_any_size_is_divided(seed, rate, other, factor):
+    around = {"before": np.full((1, 20), other), "after": np.zeros((1, 20))}
+    cascade = RainCascade((0.5, factor, factor, factor, factor), (factor, factor, factor, factor, factor))
+    for each in (None, cascade):
+        rates, day, cells = np.full((1, 20), rate), np.array([0]), np.arange(20)
+        weights = rain_weights(rates, 24, day, cells, seed=seed, cascade=each, **around)
+        assert (weights >= 0).all()
+        np.testing.assert_allclose(weights.mean(axis=1), 1, rtol=1e-13)
+
+
 @given(st.integers(0, 2**32), st.integers(1, 5), st.integers(0, 4), st.integers(0, 3))
 def test_parts_have_the_same_bits(seed, day, cell, member):
     rates, days, cells = drawn(seed)
@@ -93,6 +104,25 @@ def test_rain_is_near_the_wetter_neighbour():
     none, much = np.zeros_like(rates), np.full_like(rates, 2.0)
     late = rain_weights(rates, 24, days, cells, before=none, after=much)[0].mean(axis=1)
     assert late[12:].mean() > 1.5 * late[:12].mean()
+
+
+@pytest.mark.parametrize("score", [-900.0, -400.0, -40.0, -1.0, 0.0, 1.0, 40.0, 400.0, 900.0])
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_wet_children_have_their_probabilities_if_at_least_one_is_wet(score, is_shared):
+    """Three children, whose scores are equal."""
+    rates, days, cells = np.full((1, 4000), 0.2), np.array([0]), np.arange(4000)
+    # Positions far apart.
+    places = (np.arange(4000) % 80 * 2.0 - 80, np.arange(4000) // 80 * 6.0) if is_shared else None
+    cascade = RainCascade(wet=(score, 0, 0, 0, 0))
+    wet = rain_weights(rates, 3, days, cells, cascade=cascade, positions=places)[0] > 0
+    dry = 1 / (1 + np.exp(np.float64(min(score, 700))))
+    for count in (1, 2, 3):
+        wanted = [3 * dry**2 * (1 - dry), 3 * dry * (1 - dry) ** 2, (1 - dry) ** 3][count - 1] / (1 - dry**3 + 1e-300)
+        if dry == 1:
+            wanted = float(count == 1)
+        assert abs((wet.sum(axis=0) == count).mean() - wanted) < 0.04
+    # No place among the three is preferred.
+    assert abs(wet.mean(axis=1) - wet.mean()).max() < 0.04
 
 
 places = st.lists(st.tuples(st.floats(-90, 90), st.floats(-720, 720)), min_size=1, max_size=30)

@@ -25,6 +25,8 @@ HALF, LOW_BITS, ONE = np.uint64(32), np.uint64(0xFFFFFFFF), np.uint64(1)
 WORDS = 4
 TURN, ROOT_HALF = 2 * math.pi, math.sqrt(0.5)
 SMALLEST = 1e-300
+# Logits of probabilities are limited to this size.
+LARGEST = 500.0
 # Features of a split: constant, log of the hours of a child, log of the rain rate in mm/h, number of wet neighbours.
 FEATURES = 4
 
@@ -90,8 +92,13 @@ def _uniform(noise, n, corner, weight, i):  # type: ignore[no-untyped-def]
 
 
 @compile_inner
-def _split(parts, count, b, rate, before, after, wet, spread, first_word, noise, corner, weight, cell, children):  # type: ignore[no-untyped-def]
-    """Divide each of ``count`` parts of a day into ``b`` children; parts and children are fractions of the day."""
+def _split(
+    parts, count, b, rate, before, after, wet, spread, first_word, noise, corner, weight, cell, chances, children
+):  # type: ignore[no-untyped-def]
+    """Divide each of ``count`` parts of a day into ``b`` children; parts and children are fractions of the day.
+
+    ``chances`` is space for the probabilities of the children of a part.
+    """
     x = math.log(24.0 / (count * b))
     for q in range(count):
         part, left = parts[q], q * b
@@ -100,32 +107,37 @@ def _split(parts, count, b, rate, before, after, wet, spread, first_word, noise,
                 children[left + i] = 0.0
             continue
         # Rates in mm/h of the part, of the child before it and of the part after it.
-        own = rate * count * part
+        own = max(rate * count * part, SMALLEST)
         previous = rate * count * b * children[left - 1] if q else before
         following = rate * count * parts[q + 1] if q + 1 < count else after
         y, neighbours = math.log(own), np.float64((previous > 0) + (following > 0))
         roots = math.sqrt(following), math.sqrt(previous)
         slope = (roots[0] - roots[1]) / (roots[0] + roots[1] + math.sqrt(own))
         score = wet[0] + wet[1] * x + wet[2] * y + wet[3] * neighbours
-        power = math.exp(spread[0] + spread[1] * x + spread[2] * y + spread[3] * neighbours)
-        # From the last child on, the probability that it and all later ones are dry.
-        dry = 1.0
+        power = math.exp(min(spread[0] + spread[1] * x + spread[2] * y + spread[3] * neighbours, LARGEST))
+        # From the last child on, its probability of rain and the probability that it or a later one is wet. Both keep
+        # their relative precision down to those of the smallest scores.
+        any_wet = 0.0
         for i in range(b - 1, -1, -1):
             position = (2.0 * i - (b - 1)) / (b - 1)
-            dry /= 1.0 + math.exp(min(score + wet[4] * slope * position, 500.0))
-            children[left + i] = dry
-        total, has_rain = 0.0, False
+            probability = 1.0 / (1.0 + math.exp(-min(max(score + wet[4] * slope * position, -LARGEST), LARGEST)))
+            any_wet = probability + (1.0 - probability) * any_wet
+            chances[i], children[left + i] = probability, any_wet
+        largest, has_rain = -np.inf, False
         for i in range(b):
             n, position = 2 * (first_word + left + i), (2.0 * i - (b - 1)) / (b - 1)
-            probability = 1.0 / (1.0 + math.exp(-(score + wet[4] * slope * position)))
             # At least one child is wet.
-            if not has_rain:
-                probability = probability / (1.0 - children[left + i]) if i + 1 < b else 1.0
-            share = 0.0
+            probability = chances[i] if has_rain else chances[i] / children[left + i]
+            log_share = -np.inf
             if (i + 1 == b and not has_rain) or _uniform(noise, n, corner, weight, cell) < probability:
                 has_rain = True
                 exponential = -math.log(max(_uniform(noise, n + 1, corner, weight, cell), SMALLEST))
-                share = math.exp(power * math.log(max(exponential, SMALLEST)) + spread[4] * slope * position)
+                log_share = power * math.log(max(exponential, SMALLEST)) + spread[4] * slope * position
+                largest = max(largest, log_share)
+            children[left + i] = log_share
+        total = 0.0
+        for i in range(b):
+            share = math.exp(children[left + i] - largest)
             children[left + i] = share
             total += share
         for i in range(b):
@@ -162,12 +174,12 @@ def divide_rain(  # type: ignore[no-untyped-def]
         count *= b
         total += count
     noise, filled = np.empty((nodes.size, 2 * total)), np.full(nodes.size, -1)
-    parts, children = np.empty(steps), np.empty(steps)
+    parts, children, chances = np.empty(steps), np.empty(steps), np.empty(steps)
     words, address = np.empty(WORDS, np.uint64), np.empty(3, np.uint64)
     for d in range(out.shape[0]):
         for i in range(out.shape[2]):
             rate = np.float64(rates[d, i])
-            if not rate > 0.0 or rate == np.inf:
+            if not 0.0 < rate < np.inf:
                 out[d, :, i] = 1.0
                 continue
             for k in range(corner.shape[1]):
@@ -179,7 +191,7 @@ def divide_rain(  # type: ignore[no-untyped-def]
             for b in branches:
                 _split(
                     parts, count, b, rate, max(np.float64(before[d, i]), 0.0), max(np.float64(after[d, i]), 0.0), wet,
-                    spread, first_word, noise, corner, weight, i, children,
+                    spread, first_word, noise, corner, weight, i, chances, children,
                 )  # fmt: skip
                 first_word += count * b
                 count *= b
