@@ -28,6 +28,7 @@ from downscale.steps.choice import open_method, settle_request
 from downscale.steps.history import add_history, describe_request, set_attributes
 from downscale.steps.horizontal import (
     event_variables,
+    fine_fields,
     fine_variable,
     horizontal_last,
     other_memory,
@@ -35,6 +36,7 @@ from downscale.steps.horizontal import (
     repeat_codes,
 )
 from downscale.steps.jobs import fit_chunks
+from downscale.steps.orderings import names_only
 from downscale.steps.prepare import MapPlan, Step, plan_maps, split_request
 from downscale.steps.terrain import SAMPLE_MAPS
 
@@ -93,7 +95,7 @@ def _downscale_dataset(ds: xr.Dataset, request: Request) -> xr.Dataset:
     steps, map_request = split_request(ds, request)
     keep_attrs = request.setting("keep_attrs")
     fine, axis_plans = _downscale_along_axes(
-        ds, steps, request if map_request is None else replace(request, quantity=None)
+        ds, steps, request if map_request is None else replace(request, quantity=None), map_request is None
     )
     map_plan = None
     if map_request is not None:
@@ -109,13 +111,17 @@ def _downscale_dataset(ds: xr.Dataset, request: Request) -> xr.Dataset:
 
 
 def _downscale_along_axes(
-    ds: xr.Dataset, steps: tuple[Step, ...], request: Request
+    ds: xr.Dataset, steps: tuple[Step, ...], request: Request, is_last: bool
 ) -> tuple[xr.Dataset, list[AxisPlan]]:
-    """Return a Dataset refined along axes that are not horizontal, and the plans; lazy data stay lazy."""
+    """Return a Dataset refined along axes that are not horizontal, and the plans; lazy data stay lazy.
+
+    ``is_last`` is whether no horizontal stage follows.
+    """
     axis_plans = []
     for step in steps:
-        axis_plan = plan_axis(ds, step.dim, factor=step.factor, target=step.target, request=request)
-        ds = apply_axis_plan(ds, axis_plan, request)
+        own = request if is_last and step is steps[-1] else names_only(ds, request)
+        axis_plan = plan_axis(ds, step.dim, factor=step.factor, target=step.target, request=own)
+        ds = apply_axis_plan(ds, axis_plan, own)
         axis_plans.append(axis_plan)
     return ds, axis_plans
 
@@ -140,7 +146,7 @@ def plan_request(obj: XarrayObject, request: Request) -> Plan:
     request = open_method(ds, request)
     steps, map_request = split_request(ds, request)
     axis_request = request if map_request is None else replace(request, quantity=None)
-    fine, axis_plans = _downscale_along_axes(ds.chunk() if steps else ds, steps, axis_request)
+    fine, axis_plans = _downscale_along_axes(ds.chunk() if steps else ds, steps, axis_request, map_request is None)
     notes = [note for axis_plan in axis_plans for note in (axis_plan.description, *axis_plan.notes)]
     if map_request is not None:
         return _plan_horizontal(fine, map_request, method, notes)
@@ -212,7 +218,7 @@ def _plan_notes(ds: xr.Dataset, map_plan: MapPlan, request: Request) -> list[str
         notes.append(f"footprint {map_plan.instrument.psf}: coarse = A H fine; maps are not split")
     if request.orog is not None and not _uses_orography(map_plan, request):
         notes.append("orog has no effect without lapse_rate, terrain_penalty, or a model that uses it")
-    return [*notes, *map_plan.notes, *map_plan.axes.notes]
+    return [*notes, *map_plan.orderings.notes, *map_plan.notes, *map_plan.axes.notes]
 
 
 def _uses_orography(map_plan: MapPlan, request: Request) -> bool:
@@ -234,9 +240,10 @@ def _assemble(ds: xr.Dataset, map_plan: MapPlan, request: Request) -> xr.Dataset
     for dropped, reason in map_plan.lost_coordinates.items():
         warnings.warn(f"dropped {dropped}: {reason}", UserWarning, stacklevel=5)
     variables: dict[Any, Any] = {}
+    fields = fine_fields(ds, map_plan)
     for name, variable in ds.data_vars.items():
         if name in map_plan.jobs:
-            fine = fine_variable(variable, map_plan.jobs[str(name)], map_plan)
+            fine = fields[str(name)]
             variables.update({name: fine} if map_plan.event is None else event_variables(fine, map_plan.model))
         elif name in map_plan.categorical:
             variables[name] = repeat_codes(variable, map_plan)

@@ -202,7 +202,18 @@ class Request:
     )  # fmt: skip
     bounds: Any = argument(
         "auto", '"auto", (lower, upper), mapping of name to these, or None', Any, "Limits of fine values.",
-        """"auto" takes them from the standard name (precipitation >= 0, fractions, humidity).""",
+        """"auto" takes them from the standard name (precipitation >= 0, fractions, humidity). Either limit may be a
+        field: the name of another variable of the Dataset, a DataArray or a file on the fine grid, as in
+        ``{"tasmin": (None, "tas"), "tasmax": ("tas", None), "prsn": (0, "pr")}``. Variables are then downscaled in this
+        order, member by member, each with its own cell means. Where a coarse value is out of order itself its mean has
+        priority: its fine values are out of order by the same amount, and a warning has their number and place.""",
+    )  # fmt: skip
+    orderings: str | None = argument(
+        None, '"auto" or None', str | None, "Order of well-known variables: minimum <= mean <= maximum, snow <= rain.",
+        """"auto" bounds variables by others of the Dataset, by standard names and cell methods or customary names,
+        where ``bounds`` has no own limit: tasmin <= tas <= tasmax, prsn <= pr, dew point <= temperature, and
+        others.""",
+        one_of("auto", None),
     )  # fmt: skip
     transform: Any = argument(
         "auto", '"auto", "power", float, None, or mapping of name to these', float | str | dict[str, Any] | None,

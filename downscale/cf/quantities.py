@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,12 +34,12 @@ class Limit(NamedTuple):
 
 
 _TEXT = files(__package__).joinpath("quantities.toml").read_text("utf-8")
-_TABLES = tomllib.loads(_TEXT.replace("{falls}", tomllib.loads(_TEXT)["falls"]))
-PATTERNS = {name: re.compile("|".join(patterns)) for name, patterns in _TABLES["patterns"].items()}
-WORDS = {name: frozenset(words.split()) for name, words in _TABLES["words"].items()}
-LIMITS = [Limit(pattern, units, upper) for units, upper, *patterns in _TABLES["limits"] for pattern in patterns]
+TABLES = tomllib.loads(_TEXT.replace("{falls}", tomllib.loads(_TEXT)["falls"]))
+PATTERNS = {name: re.compile("|".join(patterns)) for name, patterns in TABLES["patterns"].items()}
+WORDS = {name: frozenset(words.split()) for name, words in TABLES["words"].items()}
+LIMITS = [Limit(pattern, units, upper) for units, upper, *patterns in TABLES["limits"] for pattern in patterns]
 # Standard name and units by customary name.
-CUSTOMARY = {name: (standard, units) for standard, units, names in _TABLES["names"] for name in names.split()}
+CUSTOMARY = {name: (standard, units) for standard, units, names in TABLES["names"] for name in names.split()}
 
 Bounds = tuple[float | None, float | None]
 
@@ -237,7 +238,7 @@ def _standard_name_of_words(words: str, units: str) -> str | None:
     """Return the standard name of a long name, if the units are those of that quantity."""
     if PATTERNS["signed"].fullmatch(words):
         return None
-    for standard, legal_units, pattern in _TABLES["long_names"]:
+    for standard, legal_units, pattern in TABLES["long_names"]:
         if re.fullmatch(pattern, words) and _one_of(units, legal_units):
             return str(standard)
     limit = limit_of(words)
@@ -327,7 +328,10 @@ def _over_area(variable: xr.DataArray) -> list[str]:
 
 
 def variable_bounds(variable: xr.DataArray, name: str, bounds: Any) -> Bounds:
-    """Return the bounds of one variable from "auto", a pair in its own units, None, or a mapping of these by name."""
+    """Return the bounds of one variable from "auto", a pair in its own units, None, or a mapping of these by name.
+
+    Bounds that are fields count as none.
+    """
     if isinstance(bounds, Mapping):
         return variable_bounds(variable, name, bounds.get(name, "auto"))
     if bounds is None:
@@ -335,12 +339,19 @@ def variable_bounds(variable: xr.DataArray, name: str, bounds: Any) -> Bounds:
     if isinstance(bounds, str) and bounds == "auto":
         return automatic_bounds(variable)
     pair = tuple(bounds) if isinstance(bounds, (tuple, list)) else ()
+    if len(pair) == 2:
+        pair = tuple(None if is_field_bound(b) else b for b in pair)
     if len(pair) != 2 or not all(b is None or (is_number(b) and not math.isnan(b)) for b in pair):
         raise OptionError(f"expected bounds to be 'auto', None or a pair (lower, upper), received {bounds!r}")
     low, high = (None if b is None or math.isinf(b) else float(b) for b in pair)
     if low is not None and high is not None and not low < high:
         raise OptionError(f"expected the lower bound below the upper, received {bounds!r}")
     return low, high
+
+
+def is_field_bound(bound: Any) -> bool:
+    """Return whether one side of bounds is a field: the name of a variable, a file, or a DataArray."""
+    return isinstance(bound, str | Path | xr.DataArray)
 
 
 def is_sign_unknown(variable: xr.DataArray, name: str, bounds: Any) -> bool:

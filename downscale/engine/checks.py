@@ -121,6 +121,18 @@ def report_infeasible(
     _report(line + "; those cells are filled with their coarse value", job.check)
 
 
+def report_out_of_order(
+    count: int, distance: float, index: tuple[int, int], job: Job, rows: Cut, columns: Cut
+) -> None:
+    """Warn that coarse values are beyond the mean of the fields that bound them; those cells keep their means."""
+    side, location = ("above" if distance > 0 else "below"), _location(job, rows, columns, index)
+    line = (
+        f"{job.name}: expected coarse values in order with those that bound them, received one {abs(distance):.3g} "
+        f"{side} at {location} ({count} cells of this block); these cells keep their means, out of order"
+    )
+    _report(line, job.check)
+
+
 def _location(job: Job, rows: Cut, columns: Cut, index: tuple[int, ...]) -> str:
     row, column = rows.core.cells[index[0]], columns.core.cells[index[1]]
     return job.coarse.describe(int(row), int(column))

@@ -163,7 +163,7 @@ def _run_kernel(
     band = None
     if detail.patterns.size:
         band = max(PATTERN_BYTES // (4 * detail.patterns.shape[1] * cells.factor_y * fine.shape[-1]), UNROLLED)
-    for maps, count in _in_threads(refine_piece, x.shape, threads, band):
+    for maps, count in in_threads(refine_piece, x.shape, threads, band):
         doubtful_cells[maps] += count
     return doubtful_cells
 
@@ -174,7 +174,7 @@ def _operator(y: Windows, x: Windows, rows: int, closed: bool, dtype: Any = np.f
     return Operator(y.table(rows), y_weights, x.cuts, x.starts, x_weights, x.left, x.wide, bool(closed))
 
 
-def _in_threads(
+def in_threads(
     function: Callable[..., Any], shape: tuple[int, ...], threads: int, band: int | None = None
 ) -> list[Any]:
     """Return the results of ``function`` for all maps and rows, called by threads in turn; one thread is this one.
@@ -254,5 +254,5 @@ def apply_bare(
     def apply_piece(maps: slice, first: int, last: int) -> None:
         apply_operator(coarse[maps], out[maps], first, last, layout)
 
-    _in_threads(apply_piece, coarse.shape, threads)
+    in_threads(apply_piece, coarse.shape, threads)
     return out

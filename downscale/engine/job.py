@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,11 @@ class Job:
     def layouts(self) -> dict[Any, Any]:
         """Layouts of the operator for some cells of this process, and the batch size of its device."""
         return {}
+
+    @property
+    def pieces(self) -> Job:
+        """The job of the pieces into which target cells cut coarse cells, before they are averaged."""
+        return replace(self, target=None, dtype=np.dtype("f8"))
 
     @property
     def limits(self) -> tuple[float, float]:

@@ -61,11 +61,13 @@ class ExtraMemory:
     """Memory of a run besides its blocks.
 
     ``run_bytes`` is the memory from beginning to end: fine fields, areas, chunks of the input. ``bytes_per_cell`` is
-    the memory per fine cell of one map of a block during its computation.
+    the memory per fine cell of one map of a block during its computation, and ``held`` the number of other fine fields
+    that are held with a block.
     """
 
     run_bytes: int = 0
     bytes_per_cell: int = 0
+    held: int = 0
 
     @classmethod
     def of(

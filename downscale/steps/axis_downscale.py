@@ -7,7 +7,8 @@ and blocks are then those of any map.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -28,8 +29,10 @@ from downscale.cf.axes import (
 from downscale.cf.bounds import bounds_variables
 from downscale.cf.horizontal import XarrayObject, as_array, as_dataset
 from downscale.cf.kinds import direction_reason, is_categorical, quantity_over_time, without_directions
-from downscale.engine.apply import apply
+from downscale.engine.apply import apply, average
 from downscale.engine.job import Job
+from downscale.engine.limits import Limits
+from downscale.engine.memory import ExtraMemory
 from downscale.errors import GridError, OptionError, listing, spell
 from downscale.fields.aggregate import SLACK, Aggregation
 from downscale.grid.axis import CellAxis, check_factor
@@ -40,6 +43,14 @@ from downscale.nn.separable import operator
 from downscale.request import Request
 from downscale.steps.history import result_encoding
 from downscale.steps.jobs import fit_chunks, job_settings
+from downscale.steps.orderings import (
+    Orderings,
+    find_orderings,
+    fine_in_order,
+    limits_on,
+    place_field,
+    require_orderable,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +65,16 @@ class AxisPlan:
     jobs: dict[str, Job]  # by variable, for maps of this axis (rows) by the last other dimension (columns)
     categorical: tuple[str, ...]  # codes, which take that of the source cell with the largest overlap
     description: str  # for the history of a file
-    notes: tuple[str, ...] = ()  # the variables that are totals
+    notes: tuple[str, ...] = ()  # the variables that are totals, and those in order
+    orderings: Orderings = field(default_factory=Orderings)  # which fields bound which variables
+
+
+    @property
+    def pieces_are_targets(self) -> bool:
+        """Whether the pieces are the target cells, in their order."""
+        return self.piece_indices is not None and np.array_equal(
+            self.piece_indices, np.arange(self.subcells.coarse.size * self.subcells.count)
+        )
 
 
 def downscale_axis(
@@ -104,7 +124,15 @@ def plan_axis(
             jobs[name] = _build_job(ds[name], name, source, subcells, piece_indices, operator, request)
     totals = [name for name, job in jobs.items() if job.extensive and request.quantity_for(name) is None]
     notes = tuple(f"{name}: sums along {dim}, {axis_quantity(ds[name], source)[1]}" for name in totals)
-    return AxisPlan(source, target_cells, subcells, piece_indices, jobs, codes, description, notes)
+    orderings = find_orderings(ds, [name for name in names if name not in codes], request)
+    require_orderable({name: job.extensive for name, job in jobs.items()}, orderings, piece_indices is not None)
+    plan = AxisPlan(
+        source, target_cells, subcells, piece_indices, jobs, codes, description, notes + orderings.notes, orderings
+    )
+    if orderings.given and not plan.pieces_are_targets:
+        raise GridError(f"expected a target whose cells are parts of those of {dim!r} with bounds that are fields, "
+                        "received another; pass the names of variables")
+    return plan
 
 
 def _require_usable(dim: str, factor: Any, target: Any, request: Request) -> None:
@@ -190,9 +218,10 @@ def apply_axis_plan(ds: xr.Dataset, plan: AxisPlan, request: Request) -> xr.Data
     dim, bounds = plan.source.dim, bounds_variables(ds)
     coords, dropped = split_coordinates(ds, plan.source)
     variables: dict[Any, Any] = {}
+    fields = _fine_fields(ds, plan)
     for name, variable in ds.data_vars.items():
         if name in plan.jobs:
-            variables[name] = _refine_variable(variable, plan.jobs[str(name)], plan)
+            variables[name] = fields[str(name)]
             _mark_sums(variables[name], plan.jobs[str(name)], plan.source)
             variables[name].encoding = result_encoding(variable, ds)
         elif name in plan.categorical:
@@ -210,18 +239,61 @@ def apply_axis_plan(ds: xr.Dataset, plan: AxisPlan, request: Request) -> xr.Data
     return result
 
 
-def _refine_variable(variable: xr.DataArray, job: Job, plan: AxisPlan) -> xr.Variable:
-    """Return the field of one variable on the new cells, with dimensions in the original order."""
-    dim = plan.source.dim
-    other_dims = [name for name in variable.dims if name != dim]
-    array = variable.variable.transpose(*other_dims[:-1], dim, *other_dims[-1:])
-    data = array.data if other_dims else array.data[:, None]
-    if isinstance(data, da.Array):
-        data = data if job.target is None else data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1})
-        data = fit_chunks(data, job)
-    fine = _select_rows(apply(job, data), plan.piece_indices)
-    fine = fine if other_dims else fine[:, 0]
-    return xr.Variable(array.dims, fine, dict(variable.attrs)).transpose(*variable.dims)
+def _fine_fields(ds: xr.Dataset, plan: AxisPlan) -> dict[str, xr.Variable]:
+    """Return the fields of all variables on the new cells, each within those that bound it."""
+    dim, jobs, orderings = plan.source.dim, plan.jobs, plan.orderings
+    # Where target cells combine several pieces, values are in order on the pieces, and so are their averages.
+    combined = {} if plan.piece_indices is not None else {name: jobs[name] for name in orderings.members}
+    given = {
+        (name, side): place_field(bound, ds[name], name, {dim: slice(None)})
+        for (name, side), bound in orderings.given.items()
+    }
+
+    def refine(name: str, bounds: dict[str, xr.Variable]) -> xr.Variable:
+        return _refine_variable(ds[name], combined[name].pieces if name in combined else jobs[name], plan, bounds)
+
+    fine = fine_in_order(ds, jobs, orderings, given, refine)
+    for name in jobs:
+        fine[name] = _on_maps(fine[name], dim, lambda data: _select_rows(data, plan.piece_indices))
+    for name, job in combined.items():
+        fine[name] = _on_maps(fine[name], dim, lambda data, job=job: average(job, data))  # type: ignore[misc]
+    return {name: fine[name].transpose(*ds[name].dims) for name in jobs}
+
+
+def _refine_variable(
+    variable: xr.DataArray, job: Job, plan: AxisPlan, bounds: Mapping[str, xr.Variable]
+) -> xr.Variable:
+    """Return the field of one variable on the pieces, within ``bounds`` by side."""
+
+    def refine(data: Any) -> Any:
+        if isinstance(data, da.Array):
+            # Pieces are averaged over whole maps.
+            whole = plan.piece_indices is None
+            data = data.rechunk({data.ndim - 2: -1, data.ndim - 1: -1}) if whole else data
+            data = fit_chunks(data, job, ExtraMemory(held=int(job.name in plan.orderings.members)))
+        sizes = {**dict(zip(array.dims, array.shape, strict=True)), plan.source.dim: job.cells.fine_shape[0]}
+        limits = limits_on(bounds, sizes) if len(sizes) > 1 else _columns(limits_on(bounds, sizes))
+        return apply(job, data, limits=limits)
+
+    array = _as_maps(variable.variable, plan.source.dim)
+    return _on_maps(variable.variable, plan.source.dim, refine)
+
+
+def _as_maps(variable: xr.Variable, dim: str) -> xr.Variable:
+    """Return a variable with an axis as rows and another dimension, if it has one, as columns."""
+    others = [name for name in variable.dims if name != dim]
+    return variable.transpose(*others[:-1], dim, *others[-1:])
+
+
+def _on_maps(variable: xr.Variable, dim: str, function: Callable[[Any], Any]) -> xr.Variable:
+    """Return what a function of maps, whose rows are along an axis, makes of a variable; a line is a single column."""
+    array = _as_maps(variable, dim)
+    data = function(array.data if array.ndim > 1 else array.data[:, None])
+    return xr.Variable(array.dims, data if array.ndim > 1 else data[:, 0], dict(variable.attrs))
+
+
+def _columns(limits: Limits) -> Limits:
+    return Limits(**{side: bound[:, None] for side, bound in limits.given.items()})
 
 
 def _mark_sums(fine: xr.Variable, job: Job, axis: BoundedAxis) -> None:

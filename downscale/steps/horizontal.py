@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import xarray as xr
 
 from downscale.cf.attributes import remove_references
 from downscale.cf.mapping import MOST_CORNERS
-from downscale.engine.apply import apply
+from downscale.engine.apply import apply, average
 from downscale.engine.job import Job
 from downscale.engine.memory import (
     AREA_COPIES,
@@ -28,6 +29,7 @@ from downscale.methods.footprint import FootprintMethod, refine_lazily
 from downscale.methods.learned import inputs_of
 from downscale.methods.members import numbers_of, order_of, with_members
 from downscale.steps.jobs import fit_chunks
+from downscale.steps.orderings import fine_in_order, limits_on
 from downscale.steps.terrain import terrain_term
 
 if TYPE_CHECKING:
@@ -42,8 +44,29 @@ def horizontal_last(array: xr.DataArray, map_plan: MapPlan) -> xr.DataArray:
     return array.transpose(..., *map_plan.axes.dims)
 
 
-def fine_variable(variable: xr.DataArray, job: Job, map_plan: MapPlan) -> xr.Variable:
-    """Return the fine field of one variable, with dimensions in the original order."""
+def fine_fields(ds: xr.Dataset, map_plan: MapPlan) -> dict[str, xr.Variable]:
+    """Return the fine fields of all variables to downscale, each within those that bound it."""
+    orderings, jobs = map_plan.orderings, map_plan.jobs
+    # Where target cells cut coarse cells, values are in order on the pieces, and so are their averages.
+    cut = {} if map_plan.target.nests else {name: jobs[name] for name in orderings.members}
+
+    def refine(name: str, bounds: dict[str, xr.Variable]) -> xr.Variable:
+        return fine_variable(ds[name], cut[name].pieces if name in cut else jobs[name], map_plan, bounds)
+
+    fine = fine_in_order(ds, jobs, orderings, map_plan.given, refine)
+    for name, job in cut.items():
+        maps = fine[name].transpose(..., *map_plan.axes.dims)
+        fine[name] = xr.Variable(maps.dims, average(job, maps.data), maps.attrs).transpose(*fine[name].dims)
+    return {name: fine[name] for name in jobs}
+
+
+def fine_variable(
+    variable: xr.DataArray, job: Job, map_plan: MapPlan, bounds: Mapping[str, xr.Variable] | None = None
+) -> xr.Variable:
+    """Return the fine field of one variable, with dimensions in the original order.
+
+    ``bounds`` are fine fields by side.
+    """
     request = map_plan.request
     array = horizontal_last(variable, map_plan)
     if request.members is not None:
@@ -57,7 +80,9 @@ def fine_variable(variable: xr.DataArray, job: Job, map_plan: MapPlan) -> xr.Var
     numbers = numbers_of(array) if job.capabilities.with_noise is not None else None
     has_inputs = numbers is not None or (job.input_count > 1 and map_plan.model is not None)
     inputs = inputs_of(array, data, map_plan.model, numbers) if has_inputs else data
-    fine = apply(job, inputs, statics, _positions(job, map_plan, array.shape[:-2]))
+    sizes = {**array.sizes, **dict(zip(array.dims[-2:], job.cells.fine_shape, strict=True))}
+    limits = limits_on(bounds or {}, sizes)
+    fine = apply(job, inputs, statics, _positions(job, map_plan, array.shape[:-2]), limits)
     if request.conserve == "total" and not _conserves_total(job, map_plan):
         fine = _restore_total(data, fine, job)
     result = xr.Variable(array.dims, fine, dict(variable.attrs))
@@ -95,6 +120,8 @@ def other_memory(array: xr.DataArray, job: Job, map_plan: MapPlan) -> ExtraMemor
         reads_file = "source" in array.encoding or any(map(_reads_file, array.data.dask.layers))
     grid_copies = _count_grid_copies(job, map_plan, cells)
     extra = ExtraMemory.of(cells, static_names(job, map_plan), grid_copies, chunk, reads_file)
+    # The fields of an order are held together.
+    extra = replace(extra, held=int(job.name in map_plan.orderings.members))
     if job.name not in map_plan.observed:
         return extra
     from downscale.steps.detail import detail_bytes

@@ -88,7 +88,7 @@ def fit_chunks(data: Any, job: Job, extra: ExtraMemory = NO_EXTRA) -> Any:
         data, largest[-2] = data.rechunk({data.ndim - 2: band}), band
     budget = block_budget(features, extra.run_bytes)
     for axis in range(data.ndim - 1 if rows else data.ndim - 2):
-        maps, cells = np.prod(largest[:-2]), largest[-2] * largest[-1] * factor
+        maps, cells = np.prod(largest[:-2]) * (1 + extra.held), largest[-2] * largest[-1] * factor
         excess = cells * (maps * job.dtype.itemsize + extra.bytes_per_cell / BLOCKS_PER_WORKER) / budget
         if excess <= 1:
             break

@@ -25,6 +25,7 @@ from downscale.deconvolution.weights import Instrument
 from downscale.engine.job import Job
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, ShapeError, listing, spell
 from downscale.fields.aggregate import Aggregation
+from downscale.grid.latlon import RectilinearGrid
 from downscale.io.statics import pick_mask, pick_static, regrid_mask, regrid_static, sampling_note
 from downscale.io.target import Target, is_file, open_target, pick_target
 from downscale.methods.learned import Model, bind_model, climatology_of, load_method, predictor_names
@@ -34,6 +35,7 @@ from downscale.nn.cascade import cascade
 from downscale.nn.separable import operator
 from downscale.request import AUTO, Request, is_auto, require_variables, value_for
 from downscale.steps.jobs import job_settings
+from downscale.steps.orderings import Orderings, find_orderings, place_field, require_orderable
 from downscale.steps.transforms import pick_power, require_transformable
 from downscale.typing import Capabilities, Upscaler
 
@@ -63,6 +65,9 @@ class MapPlan:
     coordinate_plan: MapPlan | None = None  # plan of the fields among the coordinates
     lost_coordinates: dict[str, str] = field(default_factory=dict)  # coordinates to drop, with the reasons
     observed: dict[str, Observations] = field(default_factory=dict)  # fine observations by variable
+    orderings: Orderings = field(default_factory=Orderings)  # which fields bound which variables
+    given: dict[tuple[str, str], xr.Variable] = field(default_factory=dict)  # bounds by variable and side, on the fine
+    # grid
 
     @property
     def fine(self) -> Any:
@@ -99,13 +104,17 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
     fields = [name for name in names if name not in codes]
     for option in ("quantity", "lapse_rate", "relief_smoothing", "transform", "climatology_form"):
         require_variables(option, getattr(request, option), names)
+    orderings = find_orderings(ds, fields, request)
+    given = {key: _on_fine_grid(ds, key[0], bound, axes, target) for key, bound in orderings.given.items()}
     statics, notes = _read_statics(target.fine, axes, request)
     inputs = {"orog": statics["orog"]} if "orog" in statics else {}
     if request.sftlf is not None and is_learned(method) and "sftlf" in method.spec.statics:
         inputs["sftlf"] = regrid_static(pick_mask(request.sftlf), target.fine, "sftlf", axes)
     if request.climatology is not None and is_learned(method):
         inputs["climatology"] = climatology_of(method.spec, target.fine, axes, request.climatology)
-    jobs, model = _build_jobs(ds, fields, axes, target, method, request, inputs)
+    # The members of ordered variables belong together.
+    roots = {name: orderings.root_of(name) for name in fields}
+    jobs, model = _build_jobs(ds, fields, axes, target, method, request, inputs, roots)
     for array in () if model is None else model.inputs.values():
         reason = direction_reason(array)
         if reason is not None:
@@ -122,6 +131,9 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
         observed, more = observations(ds, list(jobs), axes, target, request)
         notes += more
         jobs = {name: with_form(job, observed[name]) if name in observed else job for name, job in jobs.items()}
+    if orderings.bounded and model is not None and model.spec.event is not None:
+        raise OptionError("expected no bounds that are fields with a model of an event, received some; drop them")
+    require_orderable({name: job.extensive for name, job in jobs.items()}, orderings, target.nests)
     instrument = None
     if request.footprint is not None:
         instrument = Instrument(pick_psf(request.footprint), target.fine)
@@ -130,17 +142,41 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
     coordinate_plan, lost_coordinates = _plan_coordinates(ds, axes, target, request)
     return MapPlan(
         request, axes, target, jobs, codes, statics, rates, widths, model, instrument, notes, coordinate_plan,
-        lost_coordinates, observed,
+        lost_coordinates, observed, orderings, given,
     )  # fmt: skip
+
+
+def _on_fine_grid(
+    ds: xr.Dataset, name: str, bound: xr.DataArray, axes: Horizontal, target: Target
+) -> xr.Variable:
+    """Return a field that bounds a variable on the fine cells of the request, in their order."""
+    what = f"{spell('bounds')} of {name!r}"
+    if not target.nests:
+        raise GridError(
+            f"expected variables as {what} with a target grid that cuts cells, received a field; use {spell('factor')}"
+        )
+    expected = "expected {} on the fine grid of {} x {} cells".format(what, *target.fine.shape)
+    own = horizontal(bound, guess=True)
+    if own.grid.shape != tuple(target.fine.shape):
+        received = "{} x {}".format(*own.grid.shape)
+        raise GridError(f"{expected}, received a field on {received} cells; regrid it first")
+    index: dict[str, Any] = dict.fromkeys(own.dims, slice(None))
+    if isinstance(own.grid, RectilinearGrid) and isinstance(target.fine, RectilinearGrid):
+        own_target = pick_target(axes, None, bound.to_dataset(name="bound").drop_attrs(), None)
+        if not own_target.nests or own_target.factors != target.factors:
+            raise GridError(f"{expected}, received a field on other cells; regrid it first")
+        index = {dim: part.owner for dim, part in zip(own.dims, own_target.parts, strict=True)}
+    field, names = place_field(bound, ds[name], name, index), dict(zip(own.dims, axes.dims, strict=True))
+    return xr.Variable([names.get(str(dim), dim) for dim in field.dims], field.data)
 
 
 def _build_jobs(
     ds: xr.Dataset, names: list[str], axes: Horizontal, target: Target, method: Any, request: Request,
-    inputs: Mapping[str, Any],
+    inputs: Mapping[str, Any], keys: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Job], Model | None]:  # fmt: skip
-    """Return the jobs of variables, and the model if the method is one."""
+    """Return the jobs of variables, and the model if the method is one; variables with equal keys share their noise."""
     cells = target.aggregation(axes.grid)
-    upscalers, model = _build_upscalers(method, ds, names, axes, target, cells, request, inputs)
+    upscalers, model = _build_upscalers(method, ds, names, axes, target, cells, request, inputs, keys or {})
     refinement = None
     if request.terrain_penalty is not None:
         from downscale.losses.terrain import TerrainRefinement
@@ -163,7 +199,7 @@ def _build_jobs(
 
 def _build_upscalers(
     method: Any, ds: xr.Dataset, names: list[str], axes: Horizontal, target: Any, cells: Aggregation, request: Any,
-    statics: Mapping[str, Any],
+    statics: Mapping[str, Any], keys: Mapping[str, str],
 ) -> tuple[dict[str, Upscaler], Model | None]:  # fmt: skip
     """Return the upsampler of each variable, with its noise if it generates members, and the model if it is learned.
 
@@ -186,9 +222,9 @@ def _build_upscalers(
             bounds = {name: variable_bounds(ds[name], name, request.bounds) for name in names}
             upscalers = {name: cascade(kernel, cells, bounds[name], request.smoothing) for name in names}
     # The outputs of a model share their noise, whatever their names.
-    key = None if model is None else MODEL_KEY
+    keys = keys if model is None else dict.fromkeys(upscalers, MODEL_KEY)
     return {
-        name: _add_noise(upscaler, ds[name], axes.dims, request, key) for name, upscaler in upscalers.items()
+        name: _add_noise(upscaler, ds[name], axes.dims, request, keys.get(name)) for name, upscaler in upscalers.items()
     }, model
 
 
