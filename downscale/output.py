@@ -46,7 +46,7 @@ def to_netcdf(
     ds: xr.Dataset | xr.DataArray, path: str | Path, *, coarse: Any = None, overwrite: bool = False, complevel: int = 1,
     law: str = "cell", tolerance: float | None = None, bounds: Any = "auto", mask: Any = None, na_thres: float = 1.0,
     packing: Any = None, encoding: Encoding | None = None, profile: Any = None, attrs: Mapping[str, Any] | None = None,
-    footprint: Any = None, quantity: Any = None,
+    footprint: Any = None, quantity: Any = None, orderings: str | None = None,
 ) -> ConservationReport | None:  # fmt: skip
     """Write a fine field as CF-1.11 NetCDF and check conservation as written.
 
@@ -65,7 +65,7 @@ def to_netcdf(
         Replace an existing file (never an input).
     complevel : int
         Deflate level, 0 to 9.
-    law, tolerance, bounds, mask, na_thres, footprint, quantity
+    law, tolerance, bounds, mask, na_thres, footprint, quantity, orderings
         As in :func:`downscale.check_conservation`.
     packing : None, "int16", int, or mapping of name to these
         None (default) stores values in their own data type. "int16" packs the range of each field into short integers;
@@ -95,7 +95,7 @@ def to_netcdf(
     storage = Storage(complevel, packing, encoding, profile, attrs)
     return _write(
         write_checked, ds, path, coarse, overwrite, storage, law=law, tolerance=tolerance, bounds=bounds, mask=mask,
-        na_thres=na_thres, footprint=footprint, quantity=quantity,
+        na_thres=na_thres, footprint=footprint, quantity=quantity, orderings=orderings,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from downscale.cf.kinds import direction_reason, is_categorical
 from downscale.cf.quantities import Bounds, is_sign_unknown, quantity_of, variable_bounds
 from downscale.cf.units import convert, read_units
 from downscale.check.comparison import Comparison, Nested, Overlapping, cell_place, compare_fields
+from downscale.check.orderings import report_orderings
 from downscale.conservation.measures import (
     combine_all,
     default_tolerance,
@@ -34,7 +35,8 @@ from downscale.errors import DownscaleError, GridError, InputError, OptionError,
 from downscale.methods.footprint import blur_maps
 from downscale.options import one_of, option
 from downscale.process.computing import compute
-from downscale.request import require_legal
+from downscale.request import Request, require_legal
+from downscale.steps.orderings import find_orderings
 
 LAWS = one_of("cell", "total")
 # Times stored as floating-point days since a distant date differ by microseconds.
@@ -60,6 +62,7 @@ def check_conservation(
     mask: Any = None,
     na_thres: float = 1.0,
     footprint: Any = None,
+    orderings: str | None = None,
 ) -> ConservationReport:
     """Check that the average of ``fine`` over each cell of ``coarse`` equals its value.
 
@@ -79,7 +82,9 @@ def check_conservation(
         Largest relative error that passes; by default 1e-6 for float32, 1e-12 for float64 (the coarser of the two).
     bounds : "auto", (lower, upper), mapping of name to these, or None
         Fine values outside are counted; "auto" takes the bounds from the standard name. If it finds no lower bound and
-        fine values are negative while no coarse value is, the check warns.
+        fine values are negative while no coarse value is, the check warns. Limits may be fields, as in
+        :func:`downscale.downscale`: fine values out of order fail, but not those of coarse cells that are out of order
+        themselves.
     data_vars : str or list of str, optional
         Variables to check; by default all that both objects have.
     quantity : {"intensive", "extensive"} or mapping of name to these, optional
@@ -93,6 +98,8 @@ def check_conservation(
     footprint : str, Psf, ArrayPsf or array, optional
         Check footprint conservation ``A H y = x`` instead of cell conservation: ``fine`` is first blurred by this
         point-spread function. Errors are relative to the blurred magnitudes, at least to their mean over the map.
+    orderings : "auto", optional
+        Check the order of well-known variables too, as in :func:`downscale.downscale`.
 
     Returns
     -------
@@ -124,6 +131,10 @@ def check_conservation(
         if variable_comparison.sizes is not None and footprint is None:
             report = _count_before_averages(report, variable_comparison, as_dataset(fine)[0], name, bounds)
         reports[name] = replace(report, areas=areas)
+    order_request = Request(bounds=bounds, orderings=orderings)
+    found = find_orderings(comparison.fine, horizontal_variables(comparison.fine, comparison.fine_axes), order_request)
+    if found.bounded:
+        reports = report_orderings(reports, comparison, as_dataset(fine)[0], found)
     return ConservationReport(reports)
 
 

@@ -90,24 +90,40 @@ def parse_names(text: str | None, name: str = "data_vars") -> list[str] | None:
 
 
 def parse_bounds(text: str) -> Any:
-    """Return "auto", None, or a pair from ``LOW:HIGH``; an empty side is open.
+    """Return "auto", None, or a pair from ``LOW:HIGH``, or pairs by variable; an empty side is open.
 
     Examples
     --------
-    >>> parse_bounds("0:")
-    (0.0, None)
+    >>> parse_bounds("0:"), parse_bounds("tasmin=:tas,prsn=0:pr")
+    ((0.0, None), {'tasmin': (None, 'tas'), 'prsn': (0.0, 'pr')})
     """
     if text in ("auto", "none"):
         return None if text == "none" else text
-    try:
-        low, high = (float(part) if part.strip() else None for part in text.split(":"))
-    except ValueError:
-        raise OptionError(f"expected {spell('bounds')} as auto, none or LOW:HIGH, received {text!r}") from None
-    if not all(side is None or math.isfinite(side) for side in (low, high)):
+    if "=" in text:
+        pairs = (part.partition("=") for part in text.split(","))
+        return {name.strip(): _parse_sides(sides, text, allow_names=True) for name, _, sides in pairs}
+    return _parse_sides(text, text, allow_names=False)
+
+
+def _parse_sides(sides: str, text: str, allow_names: bool) -> tuple[Any, Any]:
+    """Return two sides of bounds: numbers, names if they are allowed, or None."""
+    parts = [part.strip() for part in sides.split(":")]
+    form = "auto, none, LOW:HIGH, or NAME=LOW:HIGH,NAME=LOW:HIGH"
+    if len(parts) != 2:
+        raise OptionError(f"expected {spell('bounds')} as {form}, received {text!r}")
+    found: list[Any] = []
+    for part in parts:
+        try:
+            found.append(float(part) if part else None)
+        except ValueError:
+            if not allow_names:
+                raise OptionError(f"expected {spell('bounds')} as {form}, received {text!r}") from None
+            found.append(part)
+    if not all(math.isfinite(side) for side in found if isinstance(side, float)):
         raise OptionError(
             f"expected finite {spell('bounds')} LOW:HIGH, received {text!r}; leave a side empty where there is none"
         )
-    return low, high
+    return found[0], found[1]
 
 
 def parse_rate(text: str) -> Any:
@@ -272,7 +288,8 @@ SYNTAX: dict[str, tuple[str, Callable[[str], Any] | None]] = {
     "relief_smoothing": ("0 for none; needs --lapse-rate", parse_smoothing),
     "footprint": ("gaussian:25km", None),
     "conserve": ("cell, total or none", lambda text: None if text == "none" else text),
-    "bounds": ("auto, none, or LOW:HIGH (either may be empty)", parse_bounds),
+    "bounds": ("auto, none, LOW:HIGH (either may be empty), or by variable tasmin=:tas,prsn=0:pr", parse_bounds),
+    "orderings": ("auto", None),
     "quantity": ("intensive, extensive, or by variable pr:extensive", parse_quantity),
     "transform": ("auto, power, none, an exponent, or by variable pr:power", parse_transform),
     "device": ("auto, cpu, or an accelerator", None),
@@ -281,7 +298,8 @@ SYNTAX: dict[str, tuple[str, Callable[[str], Any] | None]] = {
 REQUEST = (
     "factor", "target_grid", "mask", "na_thres", "method", "members", "seed", "smoothing", "data_vars", "orog",
     "lapse_rate", "relief_smoothing", "climatology", "climatology_by", "climatology_form", "climatology_weight",
-    "climatology_quantiles", "footprint", "conserve", "bounds", "transform", "quantity", "tolerance", "device",
+    "climatology_quantiles", "footprint", "conserve", "bounds", "orderings", "transform", "quantity", "tolerance",
+    "device",
 )  # fmt: skip
 
 

@@ -110,7 +110,7 @@ OUTPUT = {
     ),
 }  # fmt: skip
 PROJECTION = ("bounds", "mask", "data_vars", "quantity", "tolerance", "device")
-CHECK = ("tolerance", "data_vars", "mask", "na_thres", "footprint", "quantity", "bounds")
+CHECK = ("tolerance", "data_vars", "mask", "na_thres", "footprint", "quantity", "bounds", "orderings")
 CHECK_DEFAULTS = {name: default for name, (_, default) in options_of(CHECK).items()}
 SOURCE = ("factor", "target_grid", "method")
 

@@ -60,6 +60,12 @@ class VariableReport:
         Coarse cells checked whose fine values are partly missing: the mean of the rest is compared.
     negative_values : int
         Negative fine values if no coarse value is negative and no lower bound is known; a warning, not a failure.
+    orderings : tuple of str
+        The orders with other variables that were checked, such as "tasmin <= tas".
+    values_out_of_order : int
+        Fine values out of order, in coarse cells that are in order.
+    cells_out_of_order : int
+        Coarse cells that are out of order themselves, the worst at ``where_out_of_order``; their means have priority.
     """
 
     name: str
@@ -88,6 +94,10 @@ class VariableReport:
     areas: str = ""
     cells_with_gaps: int = 0
     negative_values: int = 0
+    orderings: tuple[str, ...] = ()
+    values_out_of_order: int = 0
+    cells_out_of_order: int = 0
+    where_out_of_order: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def claim(self) -> str:
@@ -116,8 +126,9 @@ class VariableReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the check passes: error within tolerance, no cell lost or invented, no value out of bounds."""
-        faults = self.cells_lost + self.cells_invented + self.values_out_of_bounds + self.near_failed
+        """Whether the check passes: error within tolerance, no cell lost or invented, values in bounds and order."""
+        values = self.values_out_of_bounds + self.values_out_of_order
+        faults = self.cells_lost + self.cells_invented + values + self.near_failed
         # A variable without any value passes, and the report notes it. A NaN error fails.
         return self.decisive_error <= self.tolerance and faults == 0 and self.cells_checked + self.cells_masked > 0
 
@@ -140,9 +151,27 @@ class VariableReport:
             )
         if not self.cells_checked:
             return f"{self.name}: expected coarse cells to check, received none with a value in both fields"
+        if self.values_out_of_order:
+            return (
+                f"{self.name}: expected {' and '.join(self.orderings)}, received {self.values_out_of_order} fine "
+                "values out of order"
+            )
         return (
             f"{self.name}: expected none, received {self.cells_lost} coarse cells lost, {self.cells_invented} "
             f"invented and {self.values_out_of_bounds} fine values out of bounds"
+        )
+
+    @property
+    def order(self) -> str:
+        """One line on the order with other variables, empty if none was checked."""
+        if not self.orderings or self.values_out_of_order:
+            return ""
+        line = f"{self.name}: {' and '.join(self.orderings)} holds"
+        if not self.cells_out_of_order:
+            return f"{line} everywhere"
+        return (
+            f"{line} but in {self.cells_out_of_order} coarse cells that are out of order themselves, the worst at "
+            f"{_place(self.where_out_of_order)}"
         )
 
 
@@ -257,6 +286,7 @@ class ConservationReport:
             for r in self.variables.values()
             if r.cells_with_gaps
         ]
+        faults += [r.order for r in self.variables.values() if r.order]
         faults += [r.neighbourhoods for r in self.variables.values() if r.neighbourhoods]
         faults += [
             f"{r.name}: no coarse cell has a value, and so has no fine cell; check the input if you expected some"

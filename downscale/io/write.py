@@ -51,6 +51,8 @@ RECORDED = (
     "law", "tolerance", "max_relative_error", "max_absolute_error", "global_error", "cells_checked", "cells_masked",
     "compared", "per_map",
 )  # fmt: skip
+# The same for variables in order with others.
+ORDER = ("orderings", "values_out_of_order", "cells_out_of_order")
 Claims = dict[str, str]
 Checker = Callable[[xr.Dataset], ConservationReport]
 PLAIN_FORMAT, ARCHIVE_FORMAT = "NETCDF4", "NETCDF4_CLASSIC"
@@ -234,6 +236,8 @@ def check_attributes(report: ConservationReport, packings: Mapping[str, Packing]
 def report_record(report: ConservationReport, packings: Mapping[str, Packing] | None = None) -> dict[str, Any]:
     """Return the check report stored in a file: conservation, errors and tolerances as measured in that file."""
     variables = {name: {key: getattr(r, key) for key in RECORDED} for name, r in report.variables.items()}
+    for name, entry in report.variables.items():
+        variables[name] |= {key: getattr(entry, key) for key in ORDER if entry.orderings}
     for name, packing in (packings or {}).items():
         if name in variables:
             variables[name]["packing"] = packing_words(packing)

@@ -50,7 +50,7 @@ TRANSIENT = {errno.ESTALE, errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT
 TRANSIENT.add(getattr(errno, "EREMOTEIO", errno.EIO))
 REPORT_FIELDS = [attribute.name for attribute in fields(VariableReport)]
 COUNTS = ("cells_checked", "cells_masked", "cells_lost", "cells_invented", "values_out_of_bounds", "near_checked",
-          "near_failed", "cells_with_gaps", "negative_values")  # fmt: skip
+          "near_failed", "cells_with_gaps", "negative_values", "values_out_of_order", "cells_out_of_order")  # fmt: skip
 
 
 def downscale_to_file(
@@ -356,7 +356,10 @@ def parse_report(facts: dict[str, Any] | None) -> ConservationReport | None:
     if facts is None:
         return None
     return ConservationReport({
-        name: VariableReport(**{key: values[key] for key in REPORT_FIELDS if key in values})
+        name: VariableReport(**{
+            key: tuple(values[key]) if isinstance(values[key], list) else values[key]
+            for key in REPORT_FIELDS if key in values
+        })
         for name, values in facts["variables"].items()
     })  # fmt: skip
 
@@ -382,6 +385,7 @@ def _merge_pair(first: VariableReport, second: VariableReport) -> VariableReport
         near_error=nearest.near_error, where_near=nearest.where_near,
         max_relative_error=relative.max_relative_error, where_relative=relative.where_relative,
         max_absolute_error=absolute.max_absolute_error, where_absolute=absolute.where_absolute,
+        where_out_of_order=first.where_out_of_order or second.where_out_of_order,
     )  # fmt: skip
 
 

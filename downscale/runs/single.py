@@ -98,5 +98,5 @@ def check_options(recipe: Recipe) -> dict[str, Any]:
         "tolerance": recipe.validation.tolerance, "mask": recipe.downscale.mask, "na_thres": recipe.downscale.na_thres,
         # Bounds are imposed only together with cell conservation.
         "bounds": recipe.downscale.bounds if recipe.downscale.conserve == "cell" else None,
-        "quantity": recipe.downscale.quantity,
+        "quantity": recipe.downscale.quantity, "orderings": recipe.downscale.orderings,
     }  # fmt: skip

@@ -107,6 +107,8 @@ def describe_request(request: Request, map_plan: MapPlan | None, steps: list[str
     settings.append(f"conserve={request.conserve if conserves else None}")
     if request.footprint is not None:
         settings.append(f"footprint={pick_psf(request.footprint)}")
+    if map_plan is not None and map_plan.orderings.bounded:
+        settings.append(f"orderings={' '.join(map_plan.orderings.words)}")
     if request.mask is not None:
         settings.append("mask=given")
     if request.na_thres != 1:

@@ -44,6 +44,12 @@ class Orderings:
         """The variables that fields bound."""
         return frozenset({pair.name for pair in self.pairs} | {name for name, _ in self.given})
 
+    @property
+    def words(self) -> list[str]:
+        """The orders in a few characters each, such as tasmin<=tas."""
+        given = (f"{name}{'<=' if side == 'upper' else '>='}given" for name, side in self.given)
+        return [str(pair).replace(" ", "") for pair in self.pairs] + list(given)
+
     def root_of(self, name: str) -> str:
         """Return the first variable of the order that one belongs to, itself if no other variable bounds it."""
         others = list(self.sides_of(name).values())
@@ -117,7 +123,7 @@ def _require_pair(ds: xr.Dataset, pair: Ordering, names: Sequence[str]) -> Order
         raise OptionError(f"expected another variable as the bound of {pair.name!r}, received itself; drop it")
     if pair.other not in names:
         raise OptionError(
-            f"expected {what} among the variables to downscale, {listing(names)}, received {pair.other!r}; add it to "
+            f"expected {what} among the variables {listing(names)}, received {pair.other!r}; add it to "
             f"{spell('data_vars')}"
         )
     extra = [dim for dim in ds[pair.other].dims if dim not in ds[pair.name].dims]
@@ -126,7 +132,7 @@ def _require_pair(ds: xr.Dataset, pair: Ordering, names: Sequence[str]) -> Order
             f"expected {what} with dimensions among {listing(ds[pair.name].dims)}, received {pair.other!r} with "
             f"{listing(extra)}; select one of its maps"
         )
-    _unit_scale(ds[pair.other], ds[pair.name], pair.name)
+    unit_scale(ds[pair.other], ds[pair.name], pair.name)
     return pair
 
 
@@ -148,7 +154,7 @@ def _open_field(bound: Any, name: str, names: Sequence[str]) -> xr.DataArray:
     return ds[name if name in fields else fields[0]]
 
 
-def _unit_scale(bound: xr.DataArray, variable: xr.DataArray, name: str) -> tuple[float, float]:
+def unit_scale(bound: xr.DataArray, variable: xr.DataArray, name: str) -> tuple[float, float]:
     """Return factor and offset from the units of a bound to those of a variable."""
     old, new = units_of(bound), units_of(variable)
     if not old or not new or old == new:
@@ -163,7 +169,7 @@ def _unit_scale(bound: xr.DataArray, variable: xr.DataArray, name: str) -> tuple
 
 
 def _converted(bound: xr.DataArray, variable: xr.DataArray, name: str) -> xr.DataArray:
-    return bound.copy(data=_in_units(bound.data, _unit_scale(bound, variable, name)))
+    return bound.copy(data=_in_units(bound.data, unit_scale(bound, variable, name)))
 
 
 def _in_units(data: Any, scale: tuple[float, float]) -> Any:
@@ -244,7 +250,7 @@ def fine_in_order(
     for name in orderings.in_order(names):
         bounds = {side: given[name, side] for side in SIDES if (name, side) in given}
         for side, other in orderings.sides_of(name).items():
-            scale = _unit_scale(ds[other], ds[name], name)
+            scale = unit_scale(ds[other], ds[name], name)
             bounds[side] = xr.Variable(fine[other].dims, _in_units(fine[other].data, scale))
         fine[name] = refine(name, bounds)
     return fine
