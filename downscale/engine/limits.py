@@ -65,10 +65,7 @@ def impose_limits(
     if count:
         report_out_of_order(count, worst, place, job, rows, columns)
     for index in np.flatnonzero(doubtful):
-        means, own = x[index : index + 1], fine[index : index + 1]
-        if job.extensive:
-            means, own = _as_means(means, own, job, rows, columns)
-        check(own, means, job, rows, columns)
+        check(*_fine_and_means(fine[index : index + 1], x[index : index + 1], job, rows, columns), job, rows, columns)
 
 
 def _fractions(job: Job, rows: Cut, columns: Cut) -> CellFractions:
@@ -77,15 +74,17 @@ def _fractions(job: Job, rows: Cut, columns: Cut) -> CellFractions:
     return CellFractions(cells.y_fraction, cells.x_fraction, fraction, EMPTY)
 
 
-def _as_means(
-    sums: NDArray[Any], fine: NDArray[Any], job: Job, rows: Cut, columns: Cut
+def _fine_and_means(
+    fine: NDArray[Any], coarse: NDArray[Any], job: Job, rows: Cut, columns: Cut
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return sums over coarse and fine cells as means, over the part of a coarse cell that has values."""
+    """Return fine values and the means of their coarse cells, from sums too, NaN for cells without a fine value."""
+    fraction = job.cells.window(rows.core.cells, columns.core.cells).apply_mask(np.isfinite(fine)).valid_fraction
+    means = np.where(fraction > 0, coarse, np.nan)
+    if not job.extensive:
+        return fine, means
     cells = rows.core.fine_cells(job.cells.factor_y), columns.core.fine_cells(job.cells.factor_x)
-    window = job.cells.window(rows.core.cells, columns.core.cells)
-    fraction = window.apply_mask(np.isfinite(fine)).valid_fraction
     area = job.coarse.areas(rows.core.cells, columns.core.cells) * np.where(fraction > 0, fraction, 1.0)
-    return sums / area, fine / job.fine.areas(*cells)
+    return fine / job.fine.areas(*cells), means / area
 
 
 def _stored_within(field: NDArray[Any], dtype: np.dtype[Any], inward: float) -> NDArray[Any]:

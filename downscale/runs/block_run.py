@@ -356,12 +356,14 @@ def parse_report(facts: dict[str, Any] | None) -> ConservationReport | None:
     if facts is None:
         return None
     return ConservationReport({
-        name: VariableReport(**{
-            key: tuple(values[key]) if isinstance(values[key], list) else values[key]
-            for key in REPORT_FIELDS if key in values
-        })
+        name: VariableReport(**{key: _parse(values[key]) for key in REPORT_FIELDS if key in values})
         for name, values in facts["variables"].items()
     })  # fmt: skip
+
+
+def _parse(value: Any) -> Any:
+    """Return a value of JSON, which has no tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def merge_reports(reports: Iterable[ConservationReport | None]) -> ConservationReport | None:
