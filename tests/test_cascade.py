@@ -63,6 +63,12 @@ def test_every_member_keeps_every_cell(missing: bool, factor: object) -> None:
     assert np.isnan(spread).any() == missing
 
 
+def test_cells_of_one_fine_cell_have_no_noise() -> None:
+    coarse = rain(missing=True)
+    fine = coarse.downscale(1, "cascade", members=2)
+    np.testing.assert_array_equal(fine.pr.isel(realization=1).values, coarse.pr.values)
+
+
 @settings(max_examples=4)
 @given(st.integers(1, 3), st.sampled_from([7, 20]), st.sampled_from([9, 30, 44]), st.integers(0, 2))
 def test_any_chunking_gives_the_same_members(time: int, rows: int, columns: int, first: int) -> None:

@@ -264,7 +264,8 @@ def test_learned_fields_are_in_order(tmp_path):
         ({"orderings": "auto", "conserve": "total"}, "conserve='cell'"),
         ({"orderings": "auto", "footprint": "gaussian:100km"}, "footprint"),
         ({"orderings": "yes"}, "orderings"),
-        ({"bounds": {"tasmin": (None, xr.DataArray(np.zeros((5, 5)), dims=("lat", "lon")))}}, "fine grid"),
+        ({"bounds": {"tasmin": (None, xr.DataArray(np.zeros((5, 5)), dims=("lat", "lon")))}}, "bounds of 'tasmin': expected"),
+        ({"bounds": {"tasmin": (None, field_on(region(3, 3), 1).tas[0])}}, "fine grid of"),
     ],
 )  # fmt: skip
 def test_what_is_no_order_is_refused_without_reading(options, words):
@@ -276,7 +277,7 @@ def test_what_is_no_order_is_refused_without_reading(options, words):
 def test_dimensions_must_fit():
     ds = day(region())
     ds["levels"] = ds.tas.expand_dims(plev=3).assign_attrs(standard_name="temperature_of_air_at_levels")
-    with pytest.raises(DownscaleError, match=r"'levels' with plev; select one"):
+    with pytest.raises(DownscaleError, match=r"'levels' with 'plev'; select one"):
         ds.downscale(2, bounds={"tasmin": (None, "levels")})
     fine = ds.downscale(2, bounds={"levels": (None, "tasmax")})
     assert int((fine.levels > fine.tasmax).sum()) == 0

@@ -16,7 +16,10 @@ from downscale.cf.units import fits
 
 EXTREMES = ("minimum", "maximum")
 # Quantity by customary name, with units for which the guess is safe.
-NAMES = [(name, units, quantity) for quantity, units, names in TABLES["ordered_names"] for name in names.split()]
+NAMES = [
+    (name, units, quantity) for quantity, legal, names in TABLES["ordered_names"] for units in legal
+    for name in names.split()
+]  # fmt: skip
 
 
 class Ordering(NamedTuple):

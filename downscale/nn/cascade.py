@@ -154,6 +154,9 @@ class Cascade:
         statistics = roughness(x, math.sqrt(self.factor[0] * self.factor[1]), closed, self.smoothing)
         base = self.kernel(x, place)
         deviation = self.kernel(statistics.spread, place).clamp_min(0)
+        if max(self.factor) == 1:
+            # The mean of a cell is its only value.
+            deviation = torch.zeros_like(deviation)
         if self.positive:
             base = base.clamp_min(0)
             ratio = torch.where(base > 0, deviation / torch.where(base > 0, base, torch.ones_like(base)), base * 0)

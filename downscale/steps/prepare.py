@@ -156,7 +156,10 @@ def _on_fine_grid(
             f"expected variables as {what} with a target grid that cuts cells, received a field; use {spell('factor')}"
         )
     expected = "expected {} on the fine grid of {} x {} cells".format(what, *target.fine.shape)
-    own = horizontal(bound, guess=True)
+    try:
+        own = horizontal(bound, guess=True)
+    except GridError as error:
+        raise GridError(f"{what}: {error}") from None
     if own.grid.shape != tuple(target.fine.shape):
         received = "{} x {}".format(*own.grid.shape)
         raise GridError(f"{expected}, received a field on {received} cells; regrid it first")
