@@ -258,6 +258,7 @@ def test_learned_fields_are_in_order(tmp_path):
         ({"bounds": {"tas": (None, "tasmax"), "tasmax": (None, "tas")}}, "without a cycle"),
         ({"bounds": {"tas": (None, "tas")}}, "itself"),
         ({"bounds": {"tasmin": (None, "t2m")}}, "none of them"),
+        ({"bounds": ("0", "1")}, "received '0', which is none of them"),
         ({"bounds": {"tasmin": (None, "pr")}}, "units that fit 'K'"),
         ({"bounds": {"tasmin": (None, "tas")}, "data_vars": ["tasmin"]}, "add it to data_vars"),
         ({"bounds": {"tasmin": (None, "tas")}, "conserve": None}, "conserve='cell'"),
