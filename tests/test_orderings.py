@@ -265,7 +265,8 @@ def test_learned_fields_are_in_order(tmp_path):
         ({"orderings": "auto", "conserve": "total"}, "conserve='cell'"),
         ({"orderings": "auto", "footprint": "gaussian:100km"}, "footprint"),
         ({"orderings": "yes"}, "orderings"),
-        ({"bounds": {"tasmin": (None, xr.DataArray(np.zeros((5, 5)), dims=("lat", "lon")))}}, "bounds of 'tasmin': expected"),
+        ({"bounds": {"tasmin": (None, xr.DataArray(np.zeros((5, 5)), dims=("lat", "lon")))}},
+         "bounds of 'tasmin': expected horizontal"),
         ({"bounds": {"tasmin": (None, field_on(region(3, 3), 1).tas[0])}}, "fine grid of"),
     ],
 )  # fmt: skip

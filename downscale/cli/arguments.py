@@ -108,7 +108,7 @@ def parse_bounds(text: str) -> Any:
 def _parse_sides(sides: str, text: str, allow_names: bool) -> tuple[Any, Any]:
     """Return two sides of bounds: numbers, names if they are allowed, or None."""
     parts = [part.strip() for part in sides.split(":")]
-    form = "auto, none, LOW:HIGH, or NAME=LOW:HIGH,NAME=LOW:HIGH"
+    form = "auto, none, LOW:HIGH or NAME=LOW:HIGH,..."
     if len(parts) != 2:
         raise OptionError(f"expected {spell('bounds')} as {form}, received {text!r}")
     found: list[Any] = []
