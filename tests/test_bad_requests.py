@@ -104,7 +104,7 @@ OPTIONS: list[tuple[tuple[str, ...], str]] = [
     ((*F, "--conserve", "none", "--bounds", "0:"), "expected --conserve cell with --bounds, received --conserve none"),
     ((*F, "--bounds", "3:1"), "expected the lower bound below the upper, received (3.0, 1.0)"),
     ((*F, "--bounds", "5:5"), "expected the lower bound below the upper, received (5.0, 5.0)"),
-    ((*F, "--bounds", "positive"), "expected --bounds as auto, none, LOW:HIGH or NAME=LOW:HIGH,..., received 'positive'"),
+    ((*F, "--bounds", "positive"), "expected --bounds as auto, none, LOW:HIGH or NAME=LOW:HIGH,..., received"),
     ((*F, "--bounds", "inf:"), "expected finite --bounds LOW:HIGH, received 'inf:'; leave a side empty"),
     ((*F, "--vars", "pr"), "expected a variable among 'tas', received 'pr'"),
     ((*F, "--vars", "tas,"), "expected --vars NAME,NAME, received 'tas,'; leave it out"),

@@ -273,6 +273,6 @@ def test_small_grammars():
     assert parse_bounds("none") is None
     assert [parse_bounds(text) for text in ("0:1", ":1", "0:", ":")] == [(0, 1), (None, 1), (0, None), (None, None)]
     for text in ("x", "0", "0:1:2", "a:b", ""):
-        with pytest.raises(OptionError, match=r"expected bounds as auto, none, LOW:HIGH or NAME=LOW:HIGH,\.\.\., received"):
+        with pytest.raises(OptionError, match=r"expected bounds as auto, none, LOW:HIGH or NAME=LOW:HIGH,\.\.\."):
             parse_bounds(text)
     assert np.isfinite(parse_bounds("-1e3:1e3")).all()
