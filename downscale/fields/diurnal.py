@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from downscale.fields.sun import declination, hour_angles
+from downscale.kernels.sun import heat_cycles
 
 Floats = NDArray[np.float64]
 # Hours by which the maximum lags noon, and decay by night, of air temperature at 1.5 m.
@@ -45,14 +46,10 @@ def sun_cycle(latitude: Floats, longitude: Floats, angles: Floats, seconds: Floa
     >>> int(cycle.argmin()), int(cycle.argmax()), round(float(np.ptp(cycle)), 6)
     (6, 14, 1.0)
     """
-    slope = declination(angles)[:, None, None]
-    cosine = -np.tan(np.deg2rad(np.clip(latitude, -89.9, 89.9)))[:, None] * np.tan(slope)
+    slope = declination(angles)[:, None]
+    cosine = -np.tan(np.deg2rad(np.clip(latitude, -89.9, 89.9))) * np.tan(slope)
     day = np.clip(24.0 / np.pi * np.arccos(np.clip(cosine, -1.0, 1.0)), SHORTEST, LONGEST)
-    turn = hour_angles(angles[:, None, None], seconds) / np.pi * 12.0 + longitude[:, None] / 15.0
-    since = (turn + day / 2.0) % 24.0
-    rise = np.sin(np.pi * np.minimum(since, day) / (day + 2.0 * LAG))
-    left = np.exp(-DECAY * np.clip((since - day) / (24.0 - day), 0.0, 1.0)) - np.exp(-DECAY)
-    cycle = rise * left / (1.0 - np.exp(-DECAY))
-    low, high = cycle.min(axis=-1, keepdims=True), cycle.max(axis=-1, keepdims=True)
-    cycle = (cycle - low) / (high - low)
-    return np.asarray(cycle - cycle.mean(axis=-1, keepdims=True))
+    turn = hour_angles(angles[:, None], seconds) / np.pi * 12.0
+    cycles = np.empty((angles.size, latitude.size, seconds.size))
+    heat_cycles(turn, longitude / 15.0, day, LAG, DECAY, cycles)
+    return cycles

@@ -240,12 +240,15 @@ def _trend(m, r, first, last, cycle, label, j, g):  # type: ignore[no-untyped-de
 def _smooth(rest, g, begin, end, weights, padded):  # type: ignore[no-untyped-def]
     """Add smoothed values of a run of steps to ``g``; beyond its ends they continue with the last one."""
     reach, count = weights.size // 2, end - begin
-    for i in range(count + 2 * reach):
-        padded[i] = rest[min(max(begin + i - reach, begin), end - 1)]
+    for i in range(reach):
+        padded[i], padded[reach + count + i] = rest[begin], rest[end - 1]
+    padded[reach : reach + count] = rest[begin:end]
+    smoothed = g[begin:end]
     for k in range(weights.size):
-        weight = weights[k]
+        # Views of equal length: the inner loop uses vector instructions.
+        weight, moved = weights[k], padded[k : k + count]
         for i in range(count):
-            g[begin + i] += weight * padded[i + k]
+            smoothed[i] += weight * moved[i]
 
 
 @compile_inner

@@ -1,4 +1,4 @@
-"""Compiled mean of the cosine of the solar zenith angle over time steps, integrated between sunrise and sunset."""
+"""Compiled loops of the sun: mean cosine of the zenith angle, division of radiation, daily cycles of temperature."""
 
 from __future__ import annotations
 
@@ -115,3 +115,38 @@ def divide_by_sun(mean, cosine, extinction, brightest, share, out, beyond):  # t
             factor = by_sun * steps / total if total > 0.0 else 0.0
             for s in range(steps):
                 out[d, s, i] = share * (factor * shape[s] + excess)
+
+
+@compile_loop
+def heat_cycles(turn, ahead, day, lag, decay, out):  # type: ignore[no-untyped-def]
+    """Write daily cycles of temperature with mean 0 and range 1; see :func:`downscale.fields.diurnal.sun_cycle`.
+
+    Parameters
+    ----------
+    turn : array, shape (labels, steps)
+        Hours since solar noon at longitude 0.
+    ahead : array, shape (columns,)
+        Hours by which the sun is ahead there.
+    day : array, shape (labels, columns)
+        Hours from sunrise to sunset.
+    lag, decay : float
+        Hours by which the maximum lags noon; decay by night.
+    out : array, shape (labels, columns, steps)
+    """
+    labels, columns, steps = out.shape
+    last = math.exp(-decay)
+    for k in range(labels):
+        for j in range(columns):
+            length = day[k, j]
+            dusk = math.sin(math.pi * length / (length + 2.0 * lag)) / (1.0 - last)
+            low, high, total = math.inf, -math.inf, 0.0
+            for i in range(steps):
+                since = (turn[k, i] + ahead[j] + 0.5 * length) % 24.0
+                if since <= length:
+                    value = math.sin(math.pi * since / (length + 2.0 * lag))
+                else:
+                    value = dusk * (math.exp(-decay * (since - length) / (24.0 - length)) - last)
+                out[k, j, i] = value
+                low, high, total = min(low, value), max(high, value), total + value
+            for i in range(steps):
+                out[k, j, i] = (out[k, j, i] - total / steps) / (high - low)

@@ -18,7 +18,7 @@ from downscale.cf.dates import stamp
 from downscale.cf.days import Days
 from downscale.cf.kinds import quantity_over_time
 from downscale.kernels.days import CROSSED, MISSED
-from downscale.process.computing import compute
+from downscale.process.computing import compute, uses_other_processes
 
 # Days per block, of which neighbours at both ends are computed twice, and values per block.
 BLOCK_DAYS, BLOCK_VALUES = 64, 8_000_000
@@ -169,9 +169,18 @@ def by_days(
         pieces.append(piece)
         start += count
     lazy = da.concatenate(pieces) if len(pieces) > 1 else pieces[0]
-    steps = lazy if is_lazy else compute(lazy)[0]
+    steps = lazy if is_lazy else _computed(lazy)
     report.warn()
     return steps[:, 0] if is_series else steps
+
+
+def _computed(lazy: da.Array) -> NDArray[Any]:
+    """Return the values of an array; each block is written to its place at once if this process computes it."""
+    if uses_other_processes():
+        return np.asarray(compute(lazy)[0])
+    values = np.empty(lazy.shape, lazy.dtype)
+    compute(da.store(lazy, values, lock=False, compute=False))
+    return values
 
 
 def amounts(daily: Daily) -> tuple[float, dict[str, str]]:
