@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from numbers import Real
 from typing import Any
 
@@ -45,6 +46,8 @@ class Days:
         name = time_name(ds)
         if name is None or ds[name].ndim != 1:
             raise GridError("expected daily fields with a time axis, received none; decode the times, or add them")
+        if not ds[name].size:
+            raise GridError(f"coordinate {name!r}: expected at least one day, received none; select other times")
         dates, pairs = values_of(ds[name].variable), read_bounds(ds, name)
         clock = Clock.of(dates if pairs is None else pairs)
         if pairs is None:
@@ -112,7 +115,7 @@ class Days:
 
 
 def steps_per_day(step: Any) -> int:
-    """Return the number of steps in a day, for "h", "3h", "30min", or a number of hours.
+    """Return the number of steps in a day, for "h", "3h", "30min", a number of hours, or a time span.
 
     Examples
     --------
@@ -124,6 +127,8 @@ def steps_per_day(step: Any) -> int:
         match = re.fullmatch(r"(\d*\.?\d*)\s*([a-zA-Z]+?)s?", step.strip())
         if match and match[2].lower() in UNITS and match[1] != ".":
             seconds = float(match[1] or 1) * UNITS[match[2].lower()]
+    elif isinstance(step, np.timedelta64 | timedelta):
+        seconds = float(np.timedelta64(step) / np.timedelta64(1, "s"))
     elif isinstance(step, Real) and not isinstance(step, bool):
         seconds = float(step) * 3600.0
     count = round(DAY / seconds) if seconds > 0 and np.isfinite(seconds) else 0

@@ -18,16 +18,18 @@ from downscale.cf.kinds import quantity_over_time
 from downscale.cf.quantities import automatic_bounds, same_quantity, units_of
 from downscale.cf.times import date_bounds, time_name
 from downscale.cf.units import convert
-from downscale.conservation.measures import default_tolerance
+from downscale.conservation.measures import default_tolerance, smallest_magnitude
 from downscale.conservation.report import ConservationReport, VariableReport
 from downscale.errors import ConservationError, GridError, InputError, listing, pluralise
 from downscale.process.computing import compute
 from downscale.request import require_legal
 from downscale.steps.climatology import middles_of
-from downscale.steps.families import Found, find_families
+from downscale.steps.families import Found, find_families, names_among
 
 # Values per block of days.
 BLOCK_VALUES = 8_000_000
+# Stands for zero in a ratio.
+SMALLEST = float(np.finfo(np.float64).tiny)
 
 Floats = NDArray[np.float64]
 
@@ -58,7 +60,7 @@ class DaysOfVariable:
     crossed : int
         Days whose daily mean is below the minimum or above the maximum; only their mean is checked.
     lost : int
-        Days with a daily value, but without a step that has one.
+        Days with a daily value, but a step without one, and days with infinite steps.
     absent : int
         Days of the daily file that the other file lacks.
     tolerance : float
@@ -98,9 +100,11 @@ class DaysOfVariable:
                 f"{self.name}: expected daily means within {self.tolerance:g}, received a largest relative error of "
                 f"{self.max_relative_error:.3g} at {place}"
             )
+        if self.lost:
+            return f"{self.name}: expected finite values at all steps of days with a value, received {self.lost} others"
         return (
-            f"{self.name}: expected the daily extremes from steps, received {self.beyond} days beyond them, "
-            f"{self.missed} days that do not attain one, and {self.lost} days without steps"
+            f"{self.name}: expected the daily extremes from steps, received {self.beyond} days beyond them, and "
+            f"{self.missed} days that do not attain one"
         )
 
     def lines(self) -> Iterator[str]:
@@ -131,6 +135,11 @@ class DaysReport:
         """Whether there is a variable and every one passed."""
         return bool(self.variables) and all(one.passed for one in self.variables.values())
 
+    @property
+    def fault(self) -> str:
+        """One line that states the fault of the first variable that fails, empty if none does."""
+        return next((one.fault for one in self.variables.values() if one.fault), "")
+
     def __bool__(self) -> bool:
         return self.passed
 
@@ -151,9 +160,8 @@ class DaysReport:
 
     def raise_if_failed(self) -> DaysReport:
         """Return the report itself, or raise a ConservationError with one line for the first variable that fails."""
-        for one in self.variables.values():
-            if not one.passed:
-                raise ConservationError(one.fault)
+        if self.fault:
+            raise ConservationError(self.fault)
         return self
 
     def conservation(self) -> ConservationReport:
@@ -200,9 +208,8 @@ def check_days(
     days = Days.read(ds)
     dim, which, count = _days_of_steps(steps, days)
     skipped = {*bounds_variables(ds), days.name}
-    chosen = None if data_vars is None else [data_vars] if isinstance(data_vars, str) else list(data_vars)
     along = [str(n) for n, v in ds.data_vars.items() if days.dim in v.dims and v.dtype.kind in "fiu"]
-    names = [name for name in along if name not in skipped and (chosen is None or name in chosen)]
+    names = names_among([name for name in along if name not in skipped], data_vars)
     reports = {}
     for found in find_families(ds, names, days.dim):
         name = _counterpart(ds, found, steps, dim, lone)
@@ -284,6 +291,7 @@ def _check(
     dtypes = [one.dtype for one in (fine, *(ds[name] for name in names.values())) if one.dtype.kind == "f"]
     tolerances = [default_tolerance(one) for one in dtypes] or [1e-12]
     limit = max(tolerances) if tolerance is None else tolerance
+    smallest = max(smallest_magnitude(fine, ds[name]) for name in names.values())
     report = DaysOfVariable(str(fine.name), names, count, limit, absent=int((which < 0).sum()))
     floor = automatic_bounds(first)
     present = np.flatnonzero(which >= 0)
@@ -296,7 +304,7 @@ def _check(
         values = values.reshape(block.size, count, *values.shape[1:])
         shape = (block.size, *(1,) * len(members), *(first.sizes[d] for d in others))
         given = {role: one.reshape(shape) for role, one in zip(fields, daily, strict=True)}
-        index = _add(report, values, given, is_sum, floor)
+        index = _add(report, values, given, is_sum, floor, smallest)
         if index is not None:
             date = days.clock.dates(days.starts[block[index[0] : index[0] + 1]])[0]
             places = {d: fine[d].values[i] if d in fine.coords else i for d, i in zip((*members, *others), index[1:])}  # noqa: B905 - of equal length
@@ -320,15 +328,18 @@ def _in_units(variable: xr.DataArray, units: str | None) -> xr.DataArray:
 
 def _add(
     report: DaysOfVariable, values: Floats, daily: Mapping[str, Floats], is_sum: bool,
-    limits: tuple[float | None, float | None],
+    limits: tuple[float | None, float | None], smallest: float,
 ) -> tuple[int, ...] | None:  # fmt: skip
-    """Add a block of days, values of shape (days, steps, ...); return the index of a larger error than before."""
+    """Add a block of days, values of shape (days, steps, ...); return the index of a larger error than before.
+
+    Values smaller than ``smallest``, which the data types round more, are as good as zero.
+    """
     count = report.steps
     known = np.isfinite(sum(daily.values()))
     known = np.broadcast_to(known, values[:, 0].shape)
     is_whole = np.isfinite(values).all(axis=1)
     checked = known & is_whole
-    report.lost += int((known & ~is_whole).sum())
+    report.lost += int(((known & ~is_whole) | np.isinf(values).any(axis=1)).sum())
     report.days += int(checked.sum())
     size = np.abs(values).mean(axis=1)
     mean = values.mean(axis=1)
@@ -336,8 +347,8 @@ def _add(
     largest = None
     with np.errstate(invalid="ignore", divide="ignore"):
         if wanted is not None:
-            scale = np.maximum(np.abs(wanted), size)
-            error = np.where(checked & (scale > 0), np.abs(mean - wanted) / np.where(scale > 0, scale, 1.0), 0.0)
+            scale = np.maximum(np.maximum(np.abs(wanted), size), max(smallest, SMALLEST))
+            error = np.where(checked, np.abs(mean - wanted) / scale, 0.0)
             index = np.unravel_index(int(error.argmax()), error.shape)
             if error[index] > report.max_relative_error:
                 report.max_relative_error, largest = float(error[index]), tuple(int(i) for i in index)
@@ -346,7 +357,7 @@ def _add(
             return largest
         bottom = low if low is not None else np.float64(np.nan if limits[0] is None else limits[0])
         top = high if high is not None else np.float64(np.nan if limits[1] is None else limits[1])
-        slack = report.tolerance * np.fmax(np.fmax(np.abs(bottom), np.abs(top)), size)
+        slack = report.tolerance * np.fmax(np.fmax(np.abs(bottom), np.abs(top)), np.maximum(size, smallest))
         crossed = np.zeros(checked.shape, bool)
         if wanted is not None:
             crossed = (wanted < bottom - slack) | (wanted > top + slack)

@@ -120,7 +120,7 @@ def check_block(
     )
 
 
-def smallest_magnitude(coarse: Floats, fine: Floats) -> float:
+def smallest_magnitude(coarse: Any, fine: Any) -> float:
     """Return the magnitude below which the stored types lose precision step by step."""
     kinds = [np.finfo(array.dtype) for array in (coarse, fine) if array.dtype.kind == "f"]
     return max((float(kind.tiny) / float(kind.eps) for kind in kinds), default=0.0)

@@ -11,6 +11,8 @@ from downscale.kernels.compiled import compile_inner, compile_loop
 
 # Steps of the safeguarded Newton iteration; the mean is a piecewise linear function of the shift.
 STEPS, EPS = 200, 2.220446049250313e-16
+# Largest relative error of a mean with which a proposal is used.
+CLOSE = 1e-14
 
 
 @compile_inner
@@ -23,13 +25,16 @@ def _mean_of(values):  # type: ignore[no-untyped-def]
 
 @compile_inner
 def _clip_day(z, low, high, mean, y):  # type: ignore[no-untyped-def]
-    """Write ``clip(z + t, low, high)`` with that mean to ``y``, of values that have such a t."""
+    """Write ``clip(z + t, low, high)`` with that mean to ``y``, of values that have such a t; return whether it is met.
+
+    A shift is lost in the rounding of values that are very much larger than the mean.
+    """
     count, left, right, size = z.size, np.inf, -np.inf, abs(mean)
     for s in range(count):
         left, right = min(left, low[s] - z[s]), max(right, high[s] - z[s])
         size += abs(z[s]) / count
     shift = min(max(mean - _mean_of(z), left), right)
-    last = np.inf
+    last, deviation, scale = np.inf, 0.0, 0.0
     for _ in range(STEPS):
         total, inside, scale = 0.0, 0, 0.0
         for s in range(count):
@@ -60,6 +65,7 @@ def _clip_day(z, low, high, mean, y):  # type: ignore[no-untyped-def]
             shift += size if deviation < 0 else -size
             size *= 2
         last = abs(deviation)
+    return abs(deviation) <= CLOSE * max(scale / count, abs(mean))
 
 
 @compile_loop
@@ -67,7 +73,8 @@ def clip_hours(z, mean, low, high, tolerance, out, failed):  # type: ignore[no-u
     """Write ``clip(z + t, low, high)`` to ``out``, with one t per day and cell that gives it the mean of that day.
 
     No such t exists if the mean is outside the means of the bounds: the mean then wins, and each step is as far beyond
-    its bound as any other. Days with a NaN become NaN.
+    its bound as any other. Days with a NaN become NaN. A proposal that is too large for the mean to be exact counts as
+    level.
 
     Parameters
     ----------
@@ -103,7 +110,8 @@ def clip_hours(z, mean, low, high, tolerance, out, failed):  # type: ignore[no-u
                 failed[d, i] = abs(target - middle) > tolerance * max(abs(target), abs(middle))
                 for s in range(steps):
                     y[s] = bound[s] + (target - middle if failed[d, i] else 0.0)
-            else:
+            elif not _clip_day(value, least, most, target, y):
+                value[:] = target
                 _clip_day(value, least, most, target, y)
             for s in range(steps):
                 out[d, s, i] = y[s]

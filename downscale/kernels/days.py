@@ -56,7 +56,10 @@ def _move(u, total):  # type: ignore[no-untyped-def]
 
 @compile_inner
 def _level(shape, u, total):  # type: ignore[no-untyped-def]
-    """Give steps the sum ``total`` with one at 0, one at 1 and the others level; return whether both are attained."""
+    """Give steps the sum ``total`` with one at 0, one at 1 and the others level.
+
+    Return the step that is not at its end because the sum leaves no room for it, -1 if there is none.
+    """
     n, low, high = u.size, 0, 0
     for i in range(1, n):
         if shape[i] > shape[high]:
@@ -66,11 +69,11 @@ def _level(shape, u, total):  # type: ignore[no-untyped-def]
     if low == high:
         # A flat shape: the last step is the lowest.
         low = n - 1
-    rest, lowest, highest = 0.0, 0.0, 1.0
+    rest, lowest, highest, odd = 0.0, 0.0, 1.0, -1
     if total < 1.0:
-        highest = total
+        highest, odd = total, high
     elif total > n - 1.0:
-        rest, lowest = 1.0, total - (n - 1.0)
+        rest, lowest, odd = 1.0, total - (n - 1.0), low
     elif n > 2:
         rest = (total - 1.0) / (n - 2)
     for i in range(n):
@@ -78,7 +81,7 @@ def _level(shape, u, total):  # type: ignore[no-untyped-def]
     u[low] = lowest
     if n > 1:
         u[high] = highest
-    return 1.0 <= total <= n - 1.0
+    return odd
 
 
 @compile_inner
@@ -115,7 +118,7 @@ def _fit(shape, spare, mean, low, high, floor, slack, u):  # type: ignore[no-unt
         origin = smallest if has_low else min(floor, smallest)
         width, wanted = largest - origin, min(max((mean - bottom) / span, 0.0), 1.0) * n
         # Room that lacks by rounding only is there.
-        most, gap, is_good = n - 1.0, n * slack / span, False
+        most, gap, is_good, odd = n - 1.0, n * slack / span, False, -1
         if 1.0 - gap <= wanted < 1.0:
             wanted = 1.0
         elif has_low and most < wanted <= most + gap:
@@ -125,9 +128,14 @@ def _fit(shape, spare, mean, low, high, floor, slack, u):  # type: ignore[no-unt
                 u[i] = (shape[i] - origin) / width
             is_good = _move(u, wanted)
         if not is_good:
-            is_good = _level(shape, u, wanted) or (not has_low and wanted >= 1.0)
+            odd = _level(shape, u, wanted)
+            is_good = odd < 0 or (not has_low and wanted >= 1.0)
         for i in range(n):
             u[i] = high if u[i] == 1.0 else min(bottom + span * u[i], high)
+        if odd >= 0:
+            # The others are all at one end, which may be much smaller than the range and its rounding.
+            u[odd] = bottom + n * (mean - bottom) if wanted < 1.0 else high - n * (high - mean)
+            u[odd] = min(max(u[odd], bottom), high)
         return EXACT if is_good else MISSED
     # Fewer conditions: the shape is shifted and scaled.
     pivot, level, factor = average, mean, 1.0

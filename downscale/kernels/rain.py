@@ -92,9 +92,9 @@ def _uniform(noise, n, corner, weight, i):  # type: ignore[no-untyped-def]
 
 
 @compile_inner
-def _split(
+def _split(  # type: ignore[no-untyped-def]
     parts, count, b, rate, before, after, wet, spread, first_word, noise, corner, weight, cell, chances, children
-):  # type: ignore[no-untyped-def]
+):
     """Divide each of ``count`` parts of a day into ``b`` children; parts and children are fractions of the day.
 
     ``chances`` is space for the probabilities of the children of a part.

@@ -9,6 +9,7 @@ import xarray as xr
 
 from downscale.check.days import DaysReport, check_days
 from downscale.conservation.report import ConservationReport
+from downscale.errors import ConservationError
 from downscale.io.paths import check_netcdf, sources_of
 from downscale.io.store import check_store, write_store
 from downscale.io.write import Storage, write_checked
@@ -31,6 +32,7 @@ def hourly_file(
     observed = None if climatology is None else open_input(climatology, chunks={})
     plan = plan_hourly(ds, step, climatology=observed, members=members, seed=seed, data_vars=data_vars)
     inputs = (*sources_of(ds), *(() if observed is None else sources_of(observed)))
+    storage = storage or Storage()
     is_store = str(output).endswith(STORE)
     (check_store if is_store else check_netcdf)(output, overwrite or dry_run, inputs)
     if dry_run:
@@ -39,11 +41,14 @@ def hourly_file(
 
     def check(written: xr.Dataset) -> ConservationReport:
         used = [name for one in plan.found for name in one.names.values()]
-        found.append(check_days(ds, written, data_vars=used).raise_if_failed())
+        found.append(check_days(ds, written, data_vars=used))
+        fault = found[-1].fault
+        if fault:
+            raise ConservationError(f"{fault}, as packed; leave out packing" if storage.packing else fault)
         return found[-1].conservation()
 
     fine = hourly_dataset(plan, option("keep_attrs"))
     (write_store if is_store else write_checked)(
-        fine, output, check, overwrite=overwrite, storage=storage or Storage(), inputs=inputs, progress=progress_bar()
+        fine, output, check, overwrite=overwrite, storage=storage, inputs=inputs, progress=progress_bar()
     )
     return plan, found[-1]

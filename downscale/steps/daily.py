@@ -17,6 +17,7 @@ from downscale.cf.axes import methods_along
 from downscale.cf.dates import stamp
 from downscale.cf.days import Days
 from downscale.cf.kinds import quantity_over_time
+from downscale.engine.checks import replace_infinite
 from downscale.kernels.days import CROSSED, MISSED
 from downscale.process.computing import compute, uses_other_processes
 
@@ -201,8 +202,9 @@ def rounding(dtype: np.dtype[Any]) -> float:
 def _block(*arrays: Any, function: Compute, given: list[bool], window: Mapping[str, Any], report: Report) -> Any:
     """Return the steps of one block."""
     count = sum(given)
-    values, (latitude, longitude, cells), tables = arrays[:count], arrays[count : count + 3], arrays[count + 3 :]
+    values, (latitude, longitude, cells), tables = list(arrays[:count]), arrays[count : count + 3], arrays[count + 3 :]
     other = values[0].shape[1:]
+    values = [replace_infinite(one, report.name) for one in values]
     flat = iter([np.ascontiguousarray(one.reshape(len(one), -1), np.float64) for one in values])
     at = Window(
         **window, latitude=latitude.ravel(), longitude=longitude.ravel(), cells=cells.ravel(),

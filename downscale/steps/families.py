@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import xarray as xr
 
 from downscale.cf.axes import methods_along
 from downscale.cf.quantities import CUSTOMARY, infer_standard_name, standard_name_of
 from downscale.cf.units import fits
+from downscale.errors import OptionError, listing, spell
 from downscale.steps.daily import Daily
 from downscale.steps.hours_humidity import dew_point_steps, relative_humidity_steps, specific_humidity_steps
 from downscale.steps.hours_radiation import radiation_steps
@@ -138,6 +140,20 @@ class Found:
 
     def __str__(self) -> str:
         return f"{self.name} from {', '.join(self.names.values())}"
+
+
+def names_among(known: list[str], data_vars: Any = None) -> list[str]:
+    """Return the option ``data_vars`` as names, each once; all known ones by default, and no others."""
+    if data_vars is None:
+        return known
+    names = [data_vars] if isinstance(data_vars, str) else data_vars
+    if not isinstance(names, Iterable):
+        raise OptionError(f"expected {spell('data_vars')} to be names of variables, received {data_vars!r}")
+    names = list(dict.fromkeys(names))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise OptionError(f"expected {spell('data_vars')} among {listing(known)}, received {listing(unknown)}")
+    return names
 
 
 def find_families(ds: xr.Dataset, names: list[str], dim: str) -> list[Found]:

@@ -15,12 +15,12 @@ from downscale.cf.horizontal import XarrayObject, as_array, as_dataset
 from downscale.cf.positions import positions_of
 from downscale.cf.quantities import units_of
 from downscale.cf.units import convert
-from downscale.errors import GridError, InputError, OptionError, listing, pluralise, spell
+from downscale.errors import GridError, InputError, listing, pluralise, spell
 from downscale.fields.noise import Draws
 from downscale.methods.members import DIMENSION, member_coordinate
 from downscale.request import Request, require_legal
 from downscale.steps.daily import Daily, Settings
-from downscale.steps.families import FAMILIES, Found, find_families
+from downscale.steps.families import FAMILIES, Found, find_families, names_among
 from downscale.steps.history import add_history, result_encoding
 
 # Words of a long name that belong to an extreme of the day.
@@ -62,8 +62,8 @@ def hourly(
     obj : Dataset or DataArray
         Daily fields with any other dimensions and any calendar. Days may be missing: nothing is interpolated across a
         gap. Never modified.
-    step : str or number, optional
-        A divisor of a day, such as "h", "3h", "30min", or a number of hours.
+    step : str, number or timedelta, optional
+        A divisor of a day, such as "h", "3h", "30min", a number of hours, or a time span.
     climatology : Dataset, DataArray or str, optional
         Observed hours. Temperature: daily cycles of an hourly record (by month), or of a climatology with a dimension
         "hour", and possibly "month", "season" or "dayofyear"; on the same cells, on other ones, or of one place, by the
@@ -127,10 +127,7 @@ def plan_hourly(
     Draws(seed, 1 if members is None else members)
     skipped = {*bounds_variables(ds), days.name}
     along = [str(n) for n, v in ds.data_vars.items() if days.dim in v.dims and n not in skipped]
-    chosen = along if data_vars is None else [data_vars] if isinstance(data_vars, str) else list(data_vars)
-    unknown = [name for name in chosen if name not in along]
-    if unknown:
-        raise OptionError(f"expected {spell('data_vars')} among {listing(along)}, received {listing(unknown)}")
+    chosen = names_among(along, data_vars)
     numeric = [name for name in chosen if ds[name].dtype.kind in "fiu"]
     found = find_families(ds, numeric, days.dim)
     used = {name for one in found for name in one.names.values()}
@@ -144,12 +141,15 @@ def plan_hourly(
         raise InputError(f"expected one variable of each name at steps, received {listing(names)}; choose data_vars")
     for one in found:
         _require_equal_dims(ds, one)
-    left_out = tuple(name for name in along if name not in used)
+    left_out = tuple(name for name in chosen if name not in used)
     return HourlyPlan(ds, days, steps, tuple(found), left_out, Settings(climatology, members, seed))
 
 
 def _require_equal_dims(ds: xr.Dataset, found: Found) -> None:
     first, *others = found.names.values()
+    empty = [str(dim) for dim, size in ds[first].sizes.items() if not size]
+    if empty:
+        raise InputError(f"expected values of {first!r}, received none along {listing(empty)}; select other cells")
     for name in others:
         if set(ds[name].dims) != set(ds[first].dims):
             raise GridError(

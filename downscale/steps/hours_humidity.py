@@ -104,7 +104,9 @@ def _dew_point(
     assert mean is not None
     high: Any = None
     if air is not None:
-        exact = scale[0] * _core(at, air, steps) + scale[1]
+        # Days without a temperature have no bound.
+        air = _core(at, air, steps)
+        exact = np.where(np.isnan(air), np.inf, scale[0] * air + scale[1])
         # The largest stored number that is not above the temperature.
         high = exact.astype(dtype)
         high = np.where(high > exact, np.nextafter(high, dtype.type(-np.inf)), high)
@@ -127,6 +129,9 @@ def _relative_humidity(
         saturation = saturation_pressure(scale[0] * air + scale[1]).reshape(-1, steps, level.shape[1])
         vapour = slow_steps(vapour_pressure(level, saturation), at, steps)
         shape = np.maximum(vapour, 0.0) / saturation[at.core[0] : at.core[1]]
+        if np.isnan(shape).any():
+            # Days without a temperature.
+            shape = np.where(np.isnan(shape), slow_steps(level, at, steps), shape)
     if len([one for one in daily if one is not None]) > 1 or daily[0] is None:
         return fitted(shape, daily, at, 0.0, dtype)
     made, failed = clip_to_means(shape.astype(dtype), _core(at, level), 0.0, full)
