@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -39,6 +39,9 @@ from downscale.steps.jobs import fit_chunks
 from downscale.steps.orderings import names_only
 from downscale.steps.prepare import MapPlan, Step, plan_maps, split_request
 from downscale.steps.terrain import SAMPLE_MAPS
+
+if TYPE_CHECKING:
+    from downscale.steps.hourly import HourlyPlan
 
 # Static fields of a model that are computed from the orography.
 OROGRAPHY_FEATURES = ("orog", "relief", "slope", "aspect")
@@ -112,18 +115,36 @@ def _downscale_dataset(ds: xr.Dataset, request: Request) -> xr.Dataset:
 
 def _downscale_along_axes(
     ds: xr.Dataset, steps: tuple[Step, ...], request: Request, is_last: bool
-) -> tuple[xr.Dataset, list[AxisPlan]]:
+) -> tuple[xr.Dataset, list[HourlyPlan | AxisPlan]]:
     """Return a Dataset refined along axes that are not horizontal, and the plans; lazy data stay lazy.
 
     ``is_last`` is whether no horizontal stage follows.
     """
-    axis_plans = []
+    axis_plans: list[HourlyPlan | AxisPlan] = []
     for step in steps:
         own = request if is_last and step is steps[-1] else names_only(ds, request)
+        days = _downscale_days(ds, step, own, is_last) if isinstance(step.target, str) else None
+        if days is not None:
+            ds, found = days
+            axis_plans += found
+            continue
         axis_plan = plan_axis(ds, step.dim, factor=step.factor, target=step.target, request=own)
         ds = apply_axis_plan(ds, axis_plan, own)
         axis_plans.append(axis_plan)
     return ds, axis_plans
+
+
+def _downscale_days(
+    ds: xr.Dataset, step: Step, request: Request, is_last: bool
+) -> tuple[xr.Dataset, list[HourlyPlan | AxisPlan]] | None:
+    """Return steps within days if some quantity has a daily minimum or maximum, else None."""
+    if request.data_vars is not None and not is_last:
+        # The maps that follow are those of the names of days.
+        return None
+    # Most requests do without.
+    from downscale.steps.hours_along import downscale_days
+
+    return downscale_days(ds, step.dim, step.target, request)
 
 
 @takes_request
@@ -154,7 +175,8 @@ def plan_request(obj: XarrayObject, request: Request) -> Plan:
         name: plan_along_axis(job, fine[name].dims, ds[name].shape, fine[name].data.chunks)
         for name, job in axis_plans[-1].jobs.items()
     }
-    others = tuple(str(n) for n in ds.data_vars if n not in plans)
+    divided = {name for axis_plan in axis_plans for name in getattr(axis_plan, "used", ())}
+    others = tuple(str(n) for n in ds.data_vars if n not in plans and n not in divided)
     factors = {step.dim: step.factor for step in steps if step.factor is not None}
     device = device_name(request.setting("device"))
     return Plan(method, factors, device, plans, others, workers(), tuple(notes))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import xarray as xr
@@ -29,7 +30,10 @@ EXTREMES = re.compile(r"(?i)\b(daily[\s-]*)?(minimum|maximum|min|max)\.?\s+")
 
 @dataclass(frozen=True, eq=False)
 class HourlyPlan:
-    """The families of a Dataset and their days, known before any data are read."""
+    """The families of a Dataset and their days, known before any data are read.
+
+    It stands among plans along axes; those have ``notes``, and ``jobs``, which are not needed here.
+    """
 
     ds: xr.Dataset
     days: Days
@@ -37,6 +41,18 @@ class HourlyPlan:
     found: tuple[Found, ...]
     left_out: tuple[str, ...]
     settings: Settings
+    notes: tuple[str, ...] = ()
+    jobs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def description(self) -> str:
+        """Return the plan in words."""
+        return str(self)
+
+    @property
+    def used(self) -> set[str]:
+        """Return the names of all daily variables that are divided."""
+        return {name for one in self.found for name in one.names.values()}
 
     def __str__(self) -> str:
         minutes = 1440 / self.steps
@@ -130,7 +146,6 @@ def plan_hourly(
     chosen = names_among(along, data_vars)
     numeric = [name for name in chosen if ds[name].dtype.kind in "fiu"]
     found = find_families(ds, numeric, days.dim)
-    used = {name for one in found for name in one.names.values()}
     if not found:
         raise InputError(
             f"expected a daily variable of {', '.join(family.name for family in FAMILIES)}, received "
@@ -141,6 +156,7 @@ def plan_hourly(
         raise InputError(f"expected one variable of each name at steps, received {listing(names)}; choose data_vars")
     for one in found:
         _require_equal_dims(ds, one)
+    used = {name for one in found for name in one.names.values()}
     left_out = tuple(name for name in chosen if name not in used)
     return HourlyPlan(ds, days, steps, tuple(found), left_out, Settings(climatology, members, seed))
 
@@ -189,9 +205,9 @@ def hourly_dataset(plan: HourlyPlan, keep_attrs: bool = True) -> xr.Dataset:
             f"expected {spell('climatology')} with hours of one variable of the quantity of {listing(variables)}, "
             "received none; pass hourly values of it, with standard_name or units"
         )
-    for key, field in ds.data_vars.items():
-        if days.dim not in field.dims:
-            variables.setdefault(key, field.variable.copy(deep=False))
+    for key, variable in ds.data_vars.items():
+        if days.dim not in variable.dims:
+            variables.setdefault(key, variable.variable.copy(deep=False))
     coordinates = days.step_coordinates(ds, plan.steps)
     kept = (key for key, coord in ds.coords.items() if days.dim not in coord.dims and key not in coordinates)
     coords = {key: ds[key].variable.copy(deep=False) for key in kept}
