@@ -85,6 +85,10 @@ def _scale(air: xr.DataArray, units: str, name: str) -> tuple[float, float]:
     return one - zero, zero
 
 
+def _scaled(air: Floats, scale: tuple[float, float]) -> Floats:
+    return air if scale == (1.0, 0.0) else scale[0] * air + scale[1]
+
+
 def _core(at: Window, values: Floats, steps: int = 1) -> Floats:
     return values[at.core[0] * steps : at.core[1] * steps]
 
@@ -104,12 +108,15 @@ def _dew_point(
     assert mean is not None
     high: Any = None
     if air is not None:
-        # Days without a temperature have no bound.
-        air = _core(at, air, steps)
-        exact = np.where(np.isnan(air), np.inf, scale[0] * air + scale[1])
-        # The largest stored number that is not above the temperature.
+        exact = _scaled(_core(at, air, steps), scale)
+        # The largest stored number that is not above the temperature; days without one have no bound.
         high = exact.astype(dtype)
-        high = np.where(high > exact, np.nextafter(high, dtype.type(-np.inf)), high)
+        above = high > exact
+        if above.any():
+            high[above] = np.nextafter(high[above], dtype.type(-np.inf))
+        missing = np.isnan(high)
+        if missing.any():
+            high[missing] = np.inf
         high = high.reshape(-1, steps, mean.shape[1])
     made, failed = clip_to_means(slow_steps(mean, at, steps).astype(dtype), _core(at, mean), high=high)
     _report(failed, at)
@@ -126,7 +133,7 @@ def _relative_humidity(
     if air is None:
         shape = slow_steps(level, at, steps)
     else:
-        saturation = saturation_pressure(scale[0] * air + scale[1]).reshape(-1, steps, level.shape[1])
+        saturation = saturation_pressure(_scaled(air, scale)).reshape(-1, steps, level.shape[1])
         vapour = slow_steps(vapour_pressure(level, saturation), at, steps)
         shape = np.maximum(vapour, 0.0) / saturation[at.core[0] : at.core[1]]
         if np.isnan(shape).any():
