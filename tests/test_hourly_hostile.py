@@ -130,6 +130,33 @@ def test_members_of_a_family_may_lack_other_days():
     assert (fine["hurs"] <= 100).all()
 
 
+@pytest.mark.parametrize("names", [["hurs", "hursmin"], ["hursmin"], ["hurs", "hursmax"]])
+@pytest.mark.parametrize("days", [1, 3, 8])
+def test_relative_humidity_is_at_most_full_without_a_maximum(names, days):
+    ds = drawn(5, days=8)
+    for kind, factor in {"min": 0.4, "max": 1.02}.items():
+        values = np.minimum(ds["hurs"] * factor, 100).astype("f4")
+        ds["hurs" + kind] = values.assign_attrs(ds["hurs"].attrs, cell_methods=f"time: {METHODS[kind]}")
+    ds = ds[["tas", "tasmin", "tasmax", *names]]
+    fine = quiet(ds)
+    has_room = 1.0
+    if names == ["hurs", "hursmin"]:
+        has_room = (24 * (100 - ds["hurs"]) > 100 - ds["hursmin"]).values
+        assert 0.8 < has_room.mean() < 1
+    assert ((by_day(fine["hurs"], ds).max(axis=1) <= 100) | (has_room == 0)).all()
+    assert (fine["hurs"] >= 0).all()
+    assert downscale.check_days(ds, fine)
+    np.testing.assert_array_equal(quiet(ds.chunk(time=days, lat=1))["hurs"], fine["hurs"])
+
+
+def test_hours_on_cells_in_another_order_are_refused():
+    ds = drawn(5)[["huss"]]
+    fine = quiet(ds)
+    with pytest.raises(GridError, match="received other values of 'lat'"):
+        downscale.check_days(ds, fine.isel(lat=slice(None, None, -1)))
+    assert downscale.check_days(ds, fine.assign_coords(lat=fine["lat"].astype("f4")))
+
+
 @pytest.mark.parametrize("latitude", [-90.0, -85.0, -66.5, 0.0, 66.5, 80.0, 90.0])
 def test_polar_night_and_midnight_sun(latitude):
     times = pd.date_range("2001-01-01", periods=365)

@@ -285,6 +285,12 @@ def _check(
             f"expected {fine.name!r} on the cells of {first.name!r}, {dict(first.sizes)}, received {dict(fine.sizes)}; "
             "select the same region"
         )
+    for d in others:
+        if d in first.coords and d in fine.coords and not _same_labels(first[d].values, fine[d].values):
+            raise GridError(
+                f"expected {fine.name!r} on the cells of {first.name!r}, received other values of {d!r}; select "
+                "the same cells in the same order"
+            )
     units = units_of(fine)
     fields = {role: _in_units(ds[name], units).transpose(days.dim, *others) for role, name in names.items()}
     is_sum = all(quantity_over_time(one, str(d))[0] == "extensive" for one, d in ((first, days.dim), (fine, dim)))
@@ -310,6 +316,13 @@ def _check(
             places = {d: fine[d].values[i] if d in fine.coords else i for d, i in zip((*members, *others), index[1:])}  # noqa: B905 - of equal length
             report.where = {"day": stamp(date)[:10], **{d: _plain(value) for d, value in places.items()}}
     return report
+
+
+def _same_labels(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Return whether coordinates are equal, numbers to the rounding of float32."""
+    if one.dtype.kind in "fiu" and other.dtype.kind in "fiu":
+        return bool(np.allclose(one, other, rtol=1e-6, atol=1e-6, equal_nan=True))
+    return bool((one == other).all())
 
 
 def _plain(value: Any) -> Any:

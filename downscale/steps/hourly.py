@@ -205,9 +205,9 @@ def hourly_dataset(plan: HourlyPlan, keep_attrs: bool = True) -> xr.Dataset:
             f"expected {spell('climatology')} with hours of one variable of the quantity of {listing(variables)}, "
             "received none; pass hourly values of it, with standard_name or units"
         )
-    for key, variable in ds.data_vars.items():
-        if days.dim not in variable.dims:
-            variables.setdefault(key, variable.variable.copy(deep=False))
+    for key, static in ds.data_vars.items():
+        if days.dim not in static.dims:
+            variables.setdefault(key, static.variable.copy(deep=False))
     coordinates = days.step_coordinates(ds, plan.steps)
     kept = (key for key, coord in ds.coords.items() if days.dim not in coord.dims and key not in coordinates)
     coords = {key: ds[key].variable.copy(deep=False) for key in kept}

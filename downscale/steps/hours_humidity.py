@@ -140,10 +140,31 @@ def _relative_humidity(
             # Days without a temperature.
             shape = np.where(np.isnan(shape), slow_steps(level, at, steps), shape)
     if len([one for one in daily if one is not None]) > 1 or daily[0] is None:
-        return fitted(shape, daily, at, 0.0, dtype)
+        return _fitted_below(full, shape, daily, at, dtype)
     made, failed = clip_to_means(shape.astype(dtype), _core(at, level), 0.0, full)
     _report(failed, at)
     return made.reshape(-1, level.shape[1])
+
+
+def _fitted_below(
+    full: float, shape: Floats, daily: list[Floats | None], at: Window, dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Return the fitted steps; days without a maximum whose steps are above ``full`` have it as their maximum.
+
+    A minimum that leaves no room for the mean below ``full`` wins.
+    """
+    made = fitted(shape, daily, at, 0.0, dtype)
+    mean, low, high = daily
+    if high is None:
+        days = made.reshape(shape.shape)
+        above = np.asarray((days > full).any(axis=1))
+        if mean is not None and low is not None:
+            above &= len(days[0]) * (full - _core(at, mean)) > full - _core(at, low)
+        if above.any():
+            high = np.full((at.days.starts.size, above.shape[1]), np.nan)
+            _core(at, high)[above] = full
+            made = np.where(above[:, None], fitted(shape, [mean, low, high], at, 0.0, dtype).reshape(days.shape), days)
+    return made.reshape(-1, shape.shape[2])
 
 
 def _specific_humidity(values: list[Floats | None], at: Window, *, steps: int, dtype: np.dtype[Any]) -> NDArray[Any]:
