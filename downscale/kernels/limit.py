@@ -51,33 +51,40 @@ def _mean(values, fraction, n):  # type: ignore[no-untyped-def]
 
 
 @compile_inner
+def _next_corner(n, y, low, high, shift, error):  # type: ignore[no-untyped-def]
+    """Return the nearest shift, on the side that lowers the error, at which a clipped value moves again."""
+    corner = -np.inf if error > 0 else np.inf
+    for p in range(n):
+        value = y[p] + shift
+        if error > 0 and value > high[p]:
+            corner = max(corner, high[p] - y[p] - EPS * (abs(y[p]) + abs(high[p])))
+        elif error <= 0 and value < low[p]:
+            corner = min(corner, low[p] - y[p] + EPS * (abs(y[p]) + abs(low[p])))
+    return corner
+
+
+@compile_inner
 def _clip_to_mean(target, n, y, low, high, fraction):  # type: ignore[no-untyped-def]
     """Replace ``y`` by ``clip(y + t, low, high)`` with the shift t that gives the mean ``target``, which must exist."""
     left, right, shift, last, size = -np.inf, np.inf, 0.0, np.inf, 0.0
     for p in range(n):
         size += fraction[p] * abs(y[p])
     for _ in range(STEPS):
-        mean = 0.0
+        # The slopes of the mean to both sides: of values that a larger and a smaller shift moves.
+        mean, slope_up, slope_down = 0.0, 0.0, 0.0
         for p in range(n):
-            mean += fraction[p] * _clip(y[p] + shift, low[p], high[p])
+            value = y[p] + shift
+            mean += fraction[p] * _clip(value, low[p], high[p])
+            slope_up += fraction[p] if (value >= low[p]) & (value < high[p]) else 0.0
+            slope_down += fraction[p] if (value > low[p]) & (value <= high[p]) else 0.0
         error = mean - target
         if abs(error) <= 4 * EPS * max(abs(target), size):
             break
-        # The slope on the side of the solution, and the nearest shift there at which a clipped value moves again.
-        slope, corner = 0.0, -np.inf if error > 0 else np.inf
         if error > 0:
-            right = shift
-            for p in range(n):
-                value = y[p] + shift
-                slope += fraction[p] if (value > low[p]) & (value <= high[p]) else 0.0
-                corner = max(corner, high[p] - y[p] - EPS * (abs(y[p]) + abs(high[p]))) if value > high[p] else corner
+            right, slope = shift, slope_down
         else:
-            left = shift
-            for p in range(n):
-                value = y[p] + shift
-                slope += fraction[p] if (value >= low[p]) & (value < high[p]) else 0.0
-                corner = min(corner, low[p] - y[p] + EPS * (abs(y[p]) + abs(low[p]))) if value < low[p] else corner
-        newton = shift - error / slope if slope > 0 else corner
+            left, slope = shift, slope_up
+        newton = shift - error / slope if slope > 0 else _next_corner(n, y, low, high, shift, error)
         # If Newton's steps gain too little between two corners, bisect.
         has_improved, last = abs(error) <= 0.5 * last, abs(error)
         is_open = left == -np.inf or right == np.inf
@@ -122,8 +129,9 @@ def clip_cells(  # type: ignore[no-untyped-def]
     beyond = np.empty(fine.shape[2], np.uint8)
     y, low, high, fraction = np.empty(size), np.empty(size), np.empty(size), np.empty(size)
     position = np.empty((size, 2), np.int64)
-    is_sum = fractions.y_fraction.size == 0
+    is_sum, has_areas = fractions.y_fraction.size == 0, fractions.cell_fraction.size > 0
     for k in range(x.shape[0]):
+        map_below, map_above = U(k if lower.shape[0] > 1 else 0), U(k if upper.shape[0] > 1 else 0)
         for j in range(first, last):
             if _find_beyond(fine, lower, upper, k, j * rows, rows, beyond) == 0:
                 continue
@@ -137,19 +145,20 @@ def clip_cells(  # type: ignore[no-untyped-def]
                 count, total = 0, 0.0
                 for row in range(j * rows, (j + 1) * rows):
                     for q in range(i * columns, (i + 1) * columns):
-                        f = (
-                            fractions.cell_fraction[row, q]
-                            if fractions.cell_fraction.size
-                            else 1.0 if is_sum else fractions.y_fraction[row] * fractions.x_fraction[q]
-                        )
-                        if np.isnan(fine[k, row, q]) or not f > 0:
+                        value, f = np.float64(fine[U(k), U(row), U(q)]), 1.0
+                        if has_areas:
+                            f = fractions.cell_fraction[U(row), U(q)]
+                        elif not is_sum:
+                            f = fractions.y_fraction[U(row)] * fractions.x_fraction[U(q)]
+                        if np.isnan(value) or not f > 0:
                             continue
-                        a = np.float64(lower[k if lower.shape[0] > 1 else 0, row, q]) if lower.size else -np.inf
-                        b = np.float64(upper[k if upper.shape[0] > 1 else 0, row, q]) if upper.size else np.inf
-                        y[count], fraction[count] = np.float64(fine[k, row, q]), f
-                        # A missing bound is none.
-                        low[count] = max(limits[0], -np.inf if np.isnan(a) else a)
-                        high[count] = min(limits[1], np.inf if np.isnan(b) else b)
+                        a, b = limits
+                        # A missing bound is none: no comparison with NaN holds.
+                        if lower.size and lower[map_below, U(row), U(q)] > a:
+                            a = np.float64(lower[map_below, U(row), U(q)])
+                        if upper.size and upper[map_above, U(row), U(q)] < b:
+                            b = np.float64(upper[map_above, U(row), U(q)])
+                        y[count], fraction[count], low[count], high[count] = value, f, a, b
                         position[count, 0], position[count, 1] = row, q
                         total += f
                         count += 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from downscale.cf.attributes import references
 from downscale.cf.bounds import bounds_variables
@@ -168,9 +169,17 @@ def _on_fine_grid(
         own_target = pick_target(axes, None, bound.to_dataset(name="bound").drop_attrs(), None)
         if not own_target.nests or own_target.factors != target.factors:
             raise GridError(f"{expected}, received a field on other cells; regrid it first")
-        index = {dim: part.owner for dim, part in zip(own.dims, own_target.parts, strict=True)}
+        index = {dim: _as_slice(part.owner) for dim, part in zip(own.dims, own_target.parts, strict=True)}
     field, names = place_field(bound, ds[name], name, index), dict(zip(own.dims, axes.dims, strict=True))
     return xr.Variable([names.get(str(dim), dim) for dim in field.dims], field.data)
+
+
+def _as_slice(places: NDArray[Any]) -> Any:
+    """Return places along an axis as a slice if they are all in order or all reversed, which copies nothing."""
+    for step in (1, -1):
+        if np.array_equal(places, np.arange(places.size)[::step]):
+            return slice(None, None, step)
+    return places
 
 
 def _build_jobs(
