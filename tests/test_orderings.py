@@ -14,12 +14,13 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from lazy_files import unreadable
 from sample_fields import coordinates, field_on, region, world
-from strategies import factor_pairs, generator, grids, masks, seeds
+from strategies import factor_pairs, gaussian_latitudes, generator, grids, masks, seeds
 
 import downscale
 from downscale.cf.orderings import known_orderings, ordered_quantity
 from downscale.engine.limits import NO_FIELD
 from downscale.errors import DownscaleError
+from downscale.grid.latlon import RectilinearGrid
 from downscale.kernels.limit import clip_cells
 from downscale.kernels.windows import CellFractions
 
@@ -283,6 +284,19 @@ def test_dimensions_must_fit():
         ds.downscale(2, bounds={"tasmin": (None, "levels")})
     fine = ds.downscale(2, bounds={"levels": (None, "tasmax")})
     assert int((fine.levels > fine.tasmax).sum()) == 0
+
+
+def test_a_field_on_gaussian_rows_or_turned_longitudes_is_placed_and_one_on_shifted_cells_refused():
+    ds = day(RectilinearGrid(gaussian_latitudes(8), world().x))
+    ceiling = ds.downscale(2).tas
+    fine = ds.downscale(2, bounds=ORDERS)
+    turned = ceiling.assign_coords(lon=(ceiling.lon + 180) % 360 - 180).sortby("lon")
+    for placed in (ceiling, turned, ceiling[:, ::-1].astype("f8")):
+        again = ds.downscale(2, bounds={"tasmin": (None, placed)}, data_vars="tasmin")
+        np.testing.assert_array_equal(again.tasmin, fine.tasmin)
+    shifted = ceiling.assign_coords(lon=ceiling.lon + 1)
+    with pytest.raises(DownscaleError, match="a field on other cells"):
+        ds.downscale(2, bounds={"tasmin": (None, shifted)}, data_vars="tasmin")
 
 
 def test_a_field_without_some_times_is_refused():

@@ -8,17 +8,25 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from downscale.cf.dates import is_time
+from downscale.cf.horizontal import Horizontal, horizontal
 from downscale.cf.orderings import Ordering, known_orderings
 from downscale.cf.quantities import is_field_bound, units_of
 from downscale.cf.units import convert
 from downscale.engine.limits import Limits
 from downscale.errors import GridError, InputError, OptionError, listing, spell
+from downscale.grid.axis import CellAxis
+from downscale.grid.latlon import RectilinearGrid
+from downscale.io.target import Target
 from downscale.request import AUTO, Request, value_for
 
 SIDES = ("lower", "upper")
+# Distance of centres of equal cells, in widths.
+SAME_CENTRE = 0.01
 
 
 @dataclass(frozen=True)
@@ -236,6 +244,50 @@ def place_field(bound: xr.DataArray, variable: xr.DataArray, name: str, index: M
                 f"expected {what} with {variable.sizes[dim]} values along {dim!r}, received {bound.sizes[dim]}"
             )
     return bound.variable.isel({dim: places for dim, places in index.items() if dim in bound.dims})
+
+
+def on_fine_grid(ds: xr.Dataset, name: str, bound: xr.DataArray, axes: Horizontal, target: Target) -> xr.Variable:
+    """Return a field that bounds a variable on the fine cells of the request, in their order."""
+    what = f"{spell('bounds')} of {name!r}"
+    if not target.nests:
+        raise GridError(
+            f"expected variables as {what} with a target grid that cuts cells, received a field; use {spell('factor')}"
+        )
+    expected = "expected {} on the fine grid of {} x {} cells".format(what, *target.fine.shape)
+    try:
+        own = horizontal(bound, guess=True)
+    except GridError as error:
+        raise GridError(f"{what}: {error}") from None
+    if own.grid.shape != tuple(target.fine.shape):
+        received = "{} x {}".format(*own.grid.shape)
+        raise GridError(f"{expected}, received a field on {received} cells; regrid it first")
+    index: dict[str, Any] = dict.fromkeys(own.dims, slice(None))
+    if isinstance(own.grid, RectilinearGrid) and isinstance(target.fine, RectilinearGrid):
+        pairs = ((own.grid.y, target.fine.y), (own.grid.x, target.fine.x))
+        for dim, (axis, fine) in zip(own.dims, pairs, strict=True):
+            places = _places(bound[dim].values * own.unit, fine) if axis.kind == fine.kind else None
+            if places is None:
+                raise GridError(f"{expected}, received a field on other cells; regrid it first")
+            index[dim] = places
+    field, names = place_field(bound, ds[name], name, index), dict(zip(own.dims, axes.dims, strict=True))
+    return xr.Variable([names.get(str(dim), dim) for dim in field.dims], field.data)
+
+
+def _places(centres: NDArray[Any], fine: CellAxis) -> Any:
+    """Return the places of the cells of a fine axis among coordinates, None if these are other cells.
+
+    A slice is returned if they are all in order or all reversed: it copies nothing.
+    """
+    first = fine.edges.min()
+    if fine.kind == "longitude":
+        centres = (centres - first) % 360.0 + first
+    places = np.argsort(centres)[:: 1 if fine.ascending else -1]
+    if (np.abs(centres[places] - fine.centres) > SAME_CENTRE * np.abs(np.diff(fine.edges))).any():
+        return None
+    for step in (1, -1):
+        if np.array_equal(places, np.arange(places.size)[::step]):
+            return slice(None, None, step)
+    return places
 
 
 def fine_in_order(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import dask.array as da
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from downscale.cf.attributes import references
 from downscale.cf.bounds import bounds_variables
@@ -26,7 +25,6 @@ from downscale.deconvolution.weights import Instrument
 from downscale.engine.job import Job
 from downscale.errors import DownscaleError, GridError, InputError, OptionError, ShapeError, listing, spell
 from downscale.fields.aggregate import Aggregation
-from downscale.grid.latlon import RectilinearGrid
 from downscale.io.statics import pick_mask, pick_static, regrid_mask, regrid_static, sampling_note
 from downscale.io.target import Target, is_file, open_target, pick_target
 from downscale.methods.learned import Model, bind_model, climatology_of, load_method, predictor_names
@@ -36,7 +34,7 @@ from downscale.nn.cascade import cascade
 from downscale.nn.separable import operator
 from downscale.request import AUTO, Request, is_auto, require_variables, value_for
 from downscale.steps.jobs import job_settings
-from downscale.steps.orderings import Orderings, find_orderings, place_field, require_orderable
+from downscale.steps.orderings import Orderings, find_orderings, on_fine_grid, require_orderable
 from downscale.steps.transforms import pick_power, require_transformable
 from downscale.typing import Capabilities, Upscaler
 
@@ -67,8 +65,7 @@ class MapPlan:
     lost_coordinates: dict[str, str] = field(default_factory=dict)  # coordinates to drop, with the reasons
     observed: dict[str, Observations] = field(default_factory=dict)  # fine observations by variable
     orderings: Orderings = field(default_factory=Orderings)  # which fields bound which variables
-    given: dict[tuple[str, str], xr.Variable] = field(default_factory=dict)  # bounds by variable and side, on the fine
-    # grid
+    given: dict[tuple[str, str], xr.Variable] = field(default_factory=dict)  # fine bounds by variable and side
 
     @property
     def fine(self) -> Any:
@@ -106,7 +103,7 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
     for option in ("quantity", "lapse_rate", "relief_smoothing", "transform", "climatology_form"):
         require_variables(option, getattr(request, option), names)
     orderings = find_orderings(ds, fields, request)
-    given = {key: _on_fine_grid(ds, key[0], bound, axes, target) for key, bound in orderings.given.items()}
+    given = {key: on_fine_grid(ds, key[0], bound, axes, target) for key, bound in orderings.given.items()}
     statics, notes = _read_statics(target.fine, axes, request)
     inputs = {"orog": statics["orog"]} if "orog" in statics else {}
     if request.sftlf is not None and is_learned(method) and "sftlf" in method.spec.statics:
@@ -145,41 +142,6 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
         request, axes, target, jobs, codes, statics, rates, widths, model, instrument, notes, coordinate_plan,
         lost_coordinates, observed, orderings, given,
     )  # fmt: skip
-
-
-def _on_fine_grid(
-    ds: xr.Dataset, name: str, bound: xr.DataArray, axes: Horizontal, target: Target
-) -> xr.Variable:
-    """Return a field that bounds a variable on the fine cells of the request, in their order."""
-    what = f"{spell('bounds')} of {name!r}"
-    if not target.nests:
-        raise GridError(
-            f"expected variables as {what} with a target grid that cuts cells, received a field; use {spell('factor')}"
-        )
-    expected = "expected {} on the fine grid of {} x {} cells".format(what, *target.fine.shape)
-    try:
-        own = horizontal(bound, guess=True)
-    except GridError as error:
-        raise GridError(f"{what}: {error}") from None
-    if own.grid.shape != tuple(target.fine.shape):
-        received = "{} x {}".format(*own.grid.shape)
-        raise GridError(f"{expected}, received a field on {received} cells; regrid it first")
-    index: dict[str, Any] = dict.fromkeys(own.dims, slice(None))
-    if isinstance(own.grid, RectilinearGrid) and isinstance(target.fine, RectilinearGrid):
-        own_target = pick_target(axes, None, bound.to_dataset(name="bound").drop_attrs(), None)
-        if not own_target.nests or own_target.factors != target.factors:
-            raise GridError(f"{expected}, received a field on other cells; regrid it first")
-        index = {dim: _as_slice(part.owner) for dim, part in zip(own.dims, own_target.parts, strict=True)}
-    field, names = place_field(bound, ds[name], name, index), dict(zip(own.dims, axes.dims, strict=True))
-    return xr.Variable([names.get(str(dim), dim) for dim in field.dims], field.data)
-
-
-def _as_slice(places: NDArray[Any]) -> Any:
-    """Return places along an axis as a slice if they are all in order or all reversed, which copies nothing."""
-    for step in (1, -1):
-        if np.array_equal(places, np.arange(places.size)[::step]):
-            return slice(None, None, step)
-    return places
 
 
 def _build_jobs(
