@@ -110,7 +110,7 @@ def results(truth: xr.Dataset, factor: int, method: str, seeds: int, pairs: list
 
 
 def accuracy_rows(folder: Path, seeds: int) -> Iterator[tuple[tuple[str, ...], bool]]:
-    """Yield the cells of the first table, and whether the laws hold."""
+    """Yield the cells of the first table, and whether order and means are kept."""
     for data, factor, method in product(ORDERS, (2, 4), METHODS):
         truth = arpege(folder, factor) if data == "ARPEGE" else berlin(folder)
         for pairs in ORDERS[data]:
