@@ -209,7 +209,7 @@ class Request:
         priority: its fine values are out of order by the same amount, and a warning has their number and place.""",
     )  # fmt: skip
     orderings: str | None = argument(
-        None, '"auto" or None', str | None, "Order of well-known variables: minimum <= mean <= maximum, snow <= rain.",
+        None, '"auto" or None', str | None, "Order of well-known variables, such as tasmin <= tas and prsn <= pr.",
         """"auto" bounds variables by others of the Dataset, by standard names and cell methods or customary names,
         where ``bounds`` has no own limit: tasmin <= tas <= tasmax, prsn <= pr, dew point <= temperature, and
         others.""",

@@ -253,6 +253,8 @@ def test_learned_fields_are_in_order(tmp_path):
         warnings.simplefilter("ignore")
         plan = downscale.plan(unreadable(both), 4, orderings="auto")
     assert "prsn <= pr: ordered by their names" in plan.notes
+    plan = downscale.plan(unreadable(both), 4, bounds={"prsn": (0, "pr")})
+    assert "prsn <= pr: ordered by bounds" in plan.notes
 
 
 @pytest.mark.parametrize(

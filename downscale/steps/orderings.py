@@ -88,7 +88,6 @@ def find_orderings(ds: xr.Dataset, names: Sequence[str], request: Request) -> Or
     """
     pairs: list[Ordering] = []
     given: dict[tuple[str, str], xr.DataArray] = {}
-    notes: list[str] = []
     for name in names:
         bounds = value_for(request.bounds, name)
         if not isinstance(bounds, tuple | list) or len(bounds) != 2:
@@ -100,12 +99,13 @@ def find_orderings(ds: xr.Dataset, names: Sequence[str], request: Request) -> Or
                 pairs.append(_require_pair(ds, Ordering(name, side, bound), names))
             else:
                 given[name, side] = _converted(_open_field(bound, name, names), ds[name], name)
+    notes = [f"{pair}: ordered by {spell('bounds')}" for pair in pairs]
     if request.orderings == AUTO:
-        known, notes = known_orderings(ds, names)
+        known, ambiguous = known_orderings(ds, names)
         explicit = {(pair.name, pair.side) for pair in pairs} | set(given)
         found = [pair for pair in known if (pair.name, pair.side) not in explicit and not _has_number(request, pair)]
         pairs += found
-        notes = [f"{pair}: ordered by their names" for pair in found] + notes
+        notes += [f"{pair}: ordered by their names" for pair in found] + ambiguous
     orderings = Orderings(tuple(pairs), given, tuple(notes))
     if orderings.bounded:
         if request.conserve != "cell":
