@@ -281,6 +281,13 @@ def test_what_is_no_order_is_refused_without_reading(options, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("bound", ["tas", xr.DataArray(0.0)])
+def test_means_given_to_fine_fields_take_no_fields_as_bounds(bound):
+    ds = day(region())
+    with pytest.raises(DownscaleError, match="expected numbers as bounds of 'tasmin', received"):
+        downscale.conserve(ds.downscale(2), ds, bounds={"tasmin": (None, bound)})
+
+
 def test_dimensions_must_fit():
     ds = day(region())
     ds["levels"] = ds.tas.expand_dims(plev=3).assign_attrs(standard_name="temperature_of_air_at_levels")

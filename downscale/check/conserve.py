@@ -14,7 +14,7 @@ from downscale.api import reorder
 from downscale.cf.attributes import AREA
 from downscale.cf.coordinates import new_coordinates, read_areas
 from downscale.cf.horizontal import Horizontal, XarrayObject, as_array, as_dataset, horizontal, warn_of_plane
-from downscale.cf.quantities import quantity_of
+from downscale.cf.quantities import is_field_bound, quantity_of
 from downscale.cf.units import convert
 from downscale.check.comparison import (
     BLOCK_VALUES,
@@ -46,6 +46,7 @@ from downscale.request import (
     require_legal,
     require_variables,
     takes,
+    value_for,
 )
 from downscale.steps.history import add_history, result_encoding
 from downscale.steps.jobs import job_settings, result_type
@@ -194,6 +195,12 @@ def _fields(comparison: Nested | Overlapping, constraint: str, request: Request)
     names = common_variables(comparison, request.data_vars)
     for option in ("bounds", "quantity"):
         require_variables(option, getattr(request, option), names)
+    for name in names:
+        bounds = value_for(request.bounds, name)
+        fields = [one for one in bounds if is_field_bound(one)] if isinstance(bounds, tuple | list) else []
+        if fields:
+            kind = f"the name {fields[0]!r}" if isinstance(fields[0], str) else "a field"
+            raise OptionError(f"expected numbers as {spell('bounds')} of {name!r}, received {kind}; drop it")
     return {name: _projected(comparison, name, constraint, request, cells) for name in names}
 
 
