@@ -239,7 +239,8 @@ class ConservationReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings for JSON."""
         variables = {
-            name: {**asdict(report), "passed": report.passed, "claim": report.claim}
+            name: asdict(report)
+            | {"orderings": list(report.orderings), "passed": report.passed, "claim": report.claim}
             for name, report in self.variables.items()
         }
         return {"passed": self.passed, "variables": variables}

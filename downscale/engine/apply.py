@@ -191,7 +191,7 @@ def _block(
 
 
 def average(job: Job, pieces: Any) -> Any:
-    """Return the values of target cells from those of the pieces of whole maps; see :attr:`Job.pieces`."""
+    """Return the values of target cells from those of their pieces, over whole maps."""
     (rows,), (columns,) = cuts_of(job, (job.coarse.shape[0],), (job.coarse.shape[1],))
     part, shape = _core_cells(pieces, job, rows, columns), job.block_shape(rows, columns)
 

@@ -136,12 +136,12 @@ def by_days(
     daily: Daily, fields: Sequence[xr.DataArray | None], function: Compute, reach: int, dtype: np.dtype[Any],
     messages: Mapping[int, str] = MESSAGES, tables: Sequence[Floats] = (),
 ) -> Any:  # fmt: skip
-    """Return the steps of all days, shape (days * steps, *others), lazy if a field is.
+    """Return the steps of all days, shape ``(days * steps, *others)``, lazy if a field is.
 
     ``function`` receives each block with ``reach`` days before and after it, fewer at the ends of the record, so that
     blocks do not change the result; it returns the steps of the core days, shape (core days * steps, columns). Fields
     after the first daily one may be steps of all days; their blocks have the shape (days * steps, columns).
-    ``tables``, shape (entries, *others), are further values of columns.
+    ``tables``, shape ``(entries, *others)``, are further values of columns.
     """
     given = [one is not None for one in fields]
     arrays = [one.data for one in fields if one is not None]

@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Cycles:
-    """Daily cycles by label of the day, shape (labels, steps, *others), with mean 0 in units of the daily range."""
+    """Daily cycles by label of the day, shape ``(labels, steps, *others)``, with mean 0 in units of the daily range."""
 
     labels: Labels
     table: Floats
@@ -169,7 +169,7 @@ def _of_climatology(
 
 
 def _on_columns(cycles: xr.DataArray, field: xr.DataArray, daily: Daily) -> Floats:
-    """Return cycles on the other dimensions of the daily field, shape (labels, steps, *others)."""
+    """Return cycles on the other dimensions of the daily field, shape ``(labels, steps, *others)``."""
     others = daily.dims[1:]
     rest = [str(dim) for dim in cycles.dims[2:]]
     lone = [dim for dim in rest if dim not in others and cycles.sizes[dim] == 1]
