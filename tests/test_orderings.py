@@ -67,7 +67,7 @@ IN_ORDER = dict.fromkeys(ORDERS, 0)
 METHODS = ("sobolev", "conservative", "bilinear", "bicubic", "cascade")
 
 
-@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=30, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(grids(2, 7), factor_pairs, seeds, st.sampled_from(METHODS), st.sampled_from(["float32", "float64"]), st.data())
 @pytest.mark.laws
 def test_fine_fields_are_in_order_and_conserve_every_mean(grid, factors, seed, method, dtype, data):
