@@ -38,7 +38,7 @@ READ_COPIES = 3
 FEATURE_BYTES, FEATURE_SHARE = 1_000_000_000, 0.6
 # Blocks in memory per worker: the one in work, and parts of it and of the next that are read, encoded and written
 # (measured).
-BLOCKS_PER_WORKER = 2.5
+BLOCKS_PER_WORKER = 4
 
 
 def resident_bytes(needs_loops: bool = True) -> int:
