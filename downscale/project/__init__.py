@@ -1,0 +1,1 @@
+"""From model and observations to fine projections: bias adjustment, downscaling and validation."""
