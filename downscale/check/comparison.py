@@ -111,8 +111,8 @@ def compare_fields(
     ordered, ordered_sizes, ordered_axes = fine_ds, sizes, fine_axes
     rectilinear = all(isinstance(axes.grid, RectilinearGrid) for axes in (coarse_axes, fine_axes))
     if rectilinear and coarse_axes.grid.y.kind == fine_axes.grid.y.kind:
-        ordered, ordered_axes = _order_like(fine_ds, fine_axes, coarse_axes)
-        ordered_sizes = None if sizes is None else _order_like(sizes, fine_axes, coarse_axes)[0]
+        ordered, ordered_axes = order_like(fine_ds, fine_axes, coarse_axes)
+        ordered_sizes = None if sizes is None else order_like(sizes, fine_axes, coarse_axes)[0]
     if not rectilinear or coarse_axes.grid.nest_factors(ordered_axes.grid) is not None:
         return _compare_nested(coarse_ds, ordered, ordered_sizes, coarse_axes, ordered_axes, mask)
     y, x = (Subcells.between(*axes) for axes in zip(axes_of(coarse_axes.grid), axes_of(fine_axes.grid), strict=True))
@@ -348,7 +348,7 @@ class Crossing(Overlapping):
         return cell_place(x, index)
 
 
-def _order_like(fine: xr.Dataset, fine_axes: Horizontal, coarse_axes: Horizontal) -> tuple[xr.Dataset, Horizontal]:
+def order_like(fine: xr.Dataset, fine_axes: Horizontal, coarse_axes: Horizontal) -> tuple[xr.Dataset, Horizontal]:
     """Order the axes of ``fine`` as those of the coarse grid, on its branch of longitude."""
     new_axes = []
     for dim, axis, coarse_axis in zip(fine_axes.dims, axes_of(fine_axes.grid), axes_of(coarse_axes.grid), strict=True):

@@ -187,7 +187,7 @@ def _section(ds: xr.Dataset, variable: str, scores: list[str], prefix: str = "")
     rows = [[_mark_name(method, row), *(_format_cell(row, variable, name) for name in names)]
             for method, row in methods.items()]  # fmt: skip
     truth = ["truth", *(_reference_value(ds, variable, name) for name in names)]
-    return _format_table(["method", *heads], [*rows, truth] if any(truth[1:]) else rows)
+    return format_table(["method", *heads], [*rows, truth] if any(truth[1:]) else rows)
 
 
 def _event_section(ds: xr.Dataset, variable: str, event: dict[str, Any]) -> list[str]:
@@ -205,7 +205,7 @@ def _summary(ds: xr.Dataset, variable: str) -> list[str]:
     words = ["-" if math.isnan(mean) else f"{mean:.3f}" for mean in means]
     names = [_mark_name(str(method), ds.sel(upscaler=method)) for method in ds.upscaler.values]
     rows = [[name, word] for name, word in zip(names, words, strict=True)]
-    return _format_table(["method", f"rmse / {ds.attrs['reference_method']}, geometric mean"], rows)
+    return format_table(["method", f"rmse / {ds.attrs['reference_method']}, geometric mean"], rows)
 
 
 def _mark_name(method: str, ds: xr.Dataset) -> str:
@@ -221,21 +221,21 @@ def _column_head(name: str, units: str) -> str:
 def _format_cell(ds: xr.Dataset, variable: str, name: str) -> str:
     value = float(ds[f"{variable}_{name}"])
     ratio = ds.get(f"{variable}_{name}_ratio")
-    return _format_number(value) + ("" if ratio is None or math.isnan(float(ratio)) else f" ({float(ratio):.3f})")
+    return format_number(value) + ("" if ratio is None or math.isnan(float(ratio)) else f" ({float(ratio):.3f})")
 
 
 def _reference_value(ds: xr.Dataset, variable: str, name: str) -> str:
     """Return the reference value of a score that is a property of a field."""
     value = ds.get(f"{variable}_true_{name}")
-    return "" if value is None or "upscaler" not in value.dims else _format_number(float(value[0]))
+    return "" if value is None or "upscaler" not in value.dims else format_number(float(value[0]))
 
 
-def _format_number(value: float) -> str:
+def format_number(value: float) -> str:
     """Return a number as text with four significant figures.
 
     Examples
     --------
-    >>> _format_number(0.0123456), _format_number(1234567.0), _format_number(3.2e-9), _format_number(float("nan"))
+    >>> format_number(0.0123456), format_number(1234567.0), format_number(3.2e-9), format_number(float("nan"))
     ('0.01235', '1234567', '3.2e-09', '-')
     """
     if math.isnan(value):
@@ -243,7 +243,8 @@ def _format_number(value: float) -> str:
     return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
-def _format_table(head: list[str], rows: list[list[str]]) -> list[str]:
+def format_table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a table in Markdown, with columns of equal width."""
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in [head, *rows]]
     widths = [max(len(row[i]) for row in escaped) for i in range(len(head))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
