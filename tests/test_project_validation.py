@@ -11,7 +11,7 @@ import xarray as xr
 
 import downscale
 from downscale.errors import GridError, InputError, OptionError
-from downscale.project import cells, validation
+from downscale.project import cells
 from downscale.project.indices import annual_indices
 from downscale.project.signal import change_signal, signal_error
 from downscale.project.validation import to_csv, to_markdown, validate, without_trend, write_tables
@@ -192,7 +192,7 @@ def test_change_of_a_constant_shift_is_the_shift() -> None:
         np.testing.assert_allclose(signal[f"pr_{key}_percent"], 100)
     assert (signal.pr_wet_frequency_change >= 0).all()
     assert signal.tas_mean_change.dims == ("candidate", "lat", "lon")
-    assert "change signal" in validation.signal_to_markdown(signal)
+    assert "change signal" in to_markdown(signal)
 
 
 @pytest.mark.parametrize("factor", [2, 3])

@@ -163,13 +163,17 @@ def group_means(values: Floats, labels: NDArray[np.int64], count: int) -> Floats
     return means
 
 
-def anomalies_of(values: Floats, cycle: Floats, days: Days) -> Floats:
-    """Return daily values minus the annual cycle, three harmonics with the monthly means ``cycle`` (12, ...)."""
+def cycle_weights(days: Days) -> Floats:
+    """Return weights (n_days, 12) of monthly means whose sum is an annual cycle of three harmonics with these means."""
     middles = (np.arange(12) + 0.5) / 12
     # The mean of a harmonic over a month is that of its middle times a constant.
     angle = 2 * np.pi * np.subtract.outer(days.position, middles)
-    weights = (1 + sum(2 * np.cos(k * angle) / np.sinc(k / 12) for k in range(1, HARMONICS + 1))) / 12
-    return np.asarray(values - np.tensordot(weights, cycle, 1))
+    return np.asarray((1 + sum(2 * np.cos(k * angle) / np.sinc(k / 12) for k in range(1, HARMONICS + 1))) / 12)
+
+
+def anomalies_of(values: Floats, cycle: Floats, days: Days) -> Floats:
+    """Return daily values minus the annual cycle of the monthly means ``cycle`` (12, ...)."""
+    return np.asarray(values - np.tensordot(cycle_weights(days), cycle, 1))
 
 
 def lag_correlation(anomalies: Floats, days: Days) -> Floats:

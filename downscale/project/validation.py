@@ -51,7 +51,7 @@ from downscale.project.scores import (
 from downscale.project.signal import WET_DAY, Years, change_signal
 from downscale.version import library_versions
 
-__all__ = ["change_signal", "signal_to_markdown", "to_csv", "to_markdown", "validate", "write_tables"]
+__all__ = ["change_signal", "to_csv", "to_markdown", "validate", "write_tables"]
 
 Floats = NDArray[np.float64]
 OBSERVED = "observations"
@@ -344,24 +344,47 @@ def _rows(ds: xr.Dataset, prefix: str) -> list[tuple[str, str]]:
     return entries
 
 
-def to_markdown(ds: xr.Dataset) -> str:
-    """Return the scores of :func:`validate` as tables in Markdown: one per variable, and one of the indices.
+@dataclass(frozen=True)
+class Table:
+    """A table of texts: title, heads of columns, and rows that begin with their label."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+    def lines(self) -> list[str]:
+        """Return the lines of the table in Markdown."""
+        return [f"### {self.title}", "", *format_table(self.head, self.rows), ""]
+
+
+def tables_of(ds: xr.Dataset) -> list[Table]:
+    """Return the tables of a validation or a change signal.
 
     Columns are candidates. Rows of statistics are biases, in percent for quantities that vary in proportion; the
-    observed value is in the second column.
+    observed value is in the second column. Change signals are means over coarse cells, with the largest magnitude.
     """
-    labels = [str(label) for label in ds.candidate.values[1:]]
-    lines = [f"Validation on {ds.attrs['period']}; biases are candidate minus observations, area means.", ""]
-    for name in np.atleast_1d(ds.attrs["variables"]):
-        lines += [f"### {name}", "", *_table(ds, _rows(ds, str(name)), labels), ""]
+    if "reference_period" in ds.attrs:
+        return [_signal_table(ds, str(name)) for name in np.atleast_1d(ds.attrs["variables"])]
+    tables = [_score_table(ds, str(name), _rows(ds, str(name))) for name in np.atleast_1d(ds.attrs["variables"])]
     rows = [(f"{key}: {index.words}", f"{key}_percent" if f"{key}_percent" in ds else f"{key}_bias")
             for key, index in INDICES.items() if key in ds]  # fmt: skip
-    if rows:
-        lines += ["### Indices of extremes", "", *_table(ds, rows, labels), ""]
-    return "\n".join(lines)
+    return [*tables, *([_score_table(ds, "Indices of extremes", rows)] if rows else [])]
 
 
-def _table(ds: xr.Dataset, rows: list[tuple[str, str]], labels: list[str]) -> list[str]:
+def heading_of(ds: xr.Dataset) -> str:
+    """Return a sentence that describes the tables of a validation or a change signal."""
+    if "reference_period" in ds.attrs:
+        return (f"Change from {ds.attrs['reference_period']} to {ds.attrs['future_period']}, mean over coarse cells; "
+                "the largest magnitude of a cell in brackets.")  # fmt: skip
+    return f"Validation on {ds.attrs['period']}; biases are candidate minus observations, area means."
+
+
+def to_markdown(ds: xr.Dataset) -> str:
+    """Return the tables of :func:`validate` or :func:`change_signal` in Markdown."""
+    return "\n".join([heading_of(ds), "", *(line for table in tables_of(ds) for line in table.lines())])
+
+
+def _score_table(ds: xr.Dataset, title: str, rows: list[tuple[str, str]]) -> Table:
     cells = []
     for words, name in rows:
         base = name.removesuffix("_bias").removesuffix("_percent")
@@ -372,7 +395,27 @@ def _table(ds: xr.Dataset, rows: list[tuple[str, str]], labels: list[str]) -> li
         own = str(ds[base].attrs["units"])
         observed = value if own in ("1", units) else f"{value} {own}"
         cells.append([head, observed, *(format_number(float(one)) for one in ds[name].values[1:])])
-    return format_table(["score", OBSERVED, *labels], cells)
+    return Table(title, ["score", OBSERVED, *map(str, ds.candidate.values[1:])], cells)
+
+
+def _signal_table(signal: xr.Dataset, name: str) -> Table:
+    labels, rows = [str(label) for label in signal.candidate.values], []
+    for key in ("mean", "p98", "p98_within", "wet_frequency", "wet_frequency_within"):
+        for part in ("change", "percent"):
+            array = signal.get(f"{name}_{key}_{part}")
+            if array is not None:
+                values = array.values.reshape(len(labels), -1)
+                units = str(array.attrs["units"])
+                head = str(array.attrs["long_name"]) + ("" if units == "1" else f" ({units})")
+                rows.append([head, *(_mean_and_largest(one) for one in values)])
+    return Table(f"{name}, change", ["change signal", *labels], rows)
+
+
+def _mean_and_largest(values: Floats) -> str:
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return format_number(math.nan)
+    return f"{format_number(float(finite.mean()))} ({format_number(float(np.abs(finite).max()))})"
 
 
 def to_csv(ds: xr.Dataset) -> str:
@@ -387,38 +430,11 @@ def to_csv(ds: xr.Dataset) -> str:
     return text.getvalue()
 
 
-def signal_to_markdown(signal: xr.Dataset) -> str:
-    """Return a change signal as a table: area means over coarse cells, and the largest absolute one in brackets."""
-    lines = [f"Change from {signal.attrs['reference_period']} to {signal.attrs['future_period']}, mean over coarse "
-             "cells; the largest magnitude of a cell in brackets.", ""]  # fmt: skip
-    labels = [str(label) for label in signal.candidate.values]
-    rows = []
-    for name in np.atleast_1d(signal.attrs["variables"]):
-        for key in ("mean", "p98", "p98_within", "wet_frequency", "wet_frequency_within"):
-            for part in ("change", "percent"):
-                array = signal.get(f"{name}_{key}_{part}")
-                if array is not None:
-                    values = array.values.reshape(len(labels), -1)
-                    units = str(array.attrs["units"])
-                    head = f"{name}: {array.attrs['long_name']}" + ("" if units == "1" else f" ({units})")
-                    rows.append([head, *(_mean_and_largest(one) for one in values)])
-    return "\n".join([*lines, *format_table(["change signal", *labels], rows), ""])
-
-
-def _mean_and_largest(values: Floats) -> str:
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return format_number(math.nan)
-    return f"{format_number(float(finite.mean()))} ({format_number(float(np.abs(finite).max()))})"
-
-
 def write_tables(ds: xr.Dataset, folder: Path, name: str = "validation") -> list[Path]:
     """Write scores as ``NAME.md``, ``.nc`` and, for a validation, ``.csv``; return their paths."""
-    contents: dict[str, str | xr.Dataset] = {".nc": ds}
-    if "reference_period" in ds.attrs:
-        contents[".md"] = signal_to_markdown(ds)
-    else:
-        contents |= {".md": to_markdown(ds), ".csv": to_csv(ds)}
+    contents: dict[str, str | xr.Dataset] = {".nc": ds, ".md": to_markdown(ds)}
+    if "reference_period" not in ds.attrs:
+        contents[".csv"] = to_csv(ds)
     for kind, content in contents.items():
         write_table(content, folder / f"{name}{kind}")
     return [folder / f"{name}{kind}" for kind in contents]

@@ -47,7 +47,7 @@ SIDES = {
     "coarser_rmse": "self-validation: RMSE, {}",
     "coarser_ratio": "self-validation: RMSE / bilinear",
 }
-TEMPLATE = Path(__file__).parent / "page.html"
+TEMPLATE, STYLE = (Path(__file__).parent / name for name in ("page.html", "page.css"))
 DPI = 110
 # Maximum fine values for errors and spectra: some maps of a record, one of a large grid.
 MOST_VALUES, MOST_MAPS = 20_000_000, 400
@@ -169,23 +169,35 @@ def facts_path(path: Path) -> Path:
 
 def write_report(outcome: Outcome, path: Path, coarse: xr.Dataset, comparison: SideBySide | None = None) -> None:
     """Write ``path`` (HTML) and a JSON file with the same content; both appear complete or not at all."""
-    from jinja2 import StrictUndefined, Template
-
     facts = report_facts(outcome, coarse)
     if comparison is not None:
         facts["side_by_side"] = list(comparison.sides)
     recipe = outcome.recipe.model_dump(by_alias=True, exclude_defaults=True, mode="json")
-    template = Template(
-        TEMPLATE.read_text(encoding="utf-8"),
+    page = render_page(
+        TEMPLATE, facts=facts, report=outcome.conservation, plan_lines=outcome.plan.lines(), pictures=outcome.pictures,
+        comparison=comparison, recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100),
+    )  # fmt: skip
+    write_texts({facts_path(path): json.dumps(facts, indent=2, default=str), path: page})
+
+
+def render_page(template: Path, **values: Any) -> str:
+    """Return a page in HTML from a template, with the style of all reports, ``readable_bytes`` and ``written``."""
+    from jinja2 import StrictUndefined, Template
+    from markupsafe import Markup
+
+    page = Template(
+        template.read_text(encoding="utf-8"),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    page = template.render(
-        facts=facts, report=outcome.conservation, plan_lines=outcome.plan.lines(), pictures=outcome.pictures,
-        comparison=comparison, readable_bytes=readable_bytes,
-        recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100),
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    return page.render(
+        style=Markup(STYLE.read_text(encoding="utf-8")), readable_bytes=readable_bytes,
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), **values,
     )  # fmt: skip
-    for target, text in ((facts_path(path), json.dumps(facts, indent=2, default=str)), (path, page)):
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write texts to their paths, each of which appears complete or not at all."""
+    for target, text in texts.items():
         with temporary_beside(target) as scratch:
             scratch.write_text(text + "\n", encoding="utf-8")
 
@@ -282,12 +294,13 @@ def draw_pictures(
         # Quadrilaterals have no zoom, grids that do not nest no cell errors, narrow maps no spectrum.
         with suppress(DownscaleError):
             is_drawn = number == 0 and map_path is not None and map_path.suffix == ".png"
-            data = map_path.read_bytes() if is_drawn and map_path is not None else _png(draw())
+            data = map_path.read_bytes() if is_drawn and map_path is not None else png(draw())
             pictures.append(Picture(heading, alt, caption, data))
     return pictures
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=DPI, facecolor="white")
     return stream.getvalue()
