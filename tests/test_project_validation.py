@@ -13,6 +13,7 @@ import downscale
 from downscale.errors import GridError, InputError, OptionError
 from downscale.project import cells
 from downscale.project.indices import annual_indices
+from downscale.project.page import write_page
 from downscale.project.signal import change_signal, signal_error
 from downscale.project.validation import to_csv, to_markdown, validate, without_trend, write_tables
 
@@ -237,3 +238,26 @@ def test_refusals() -> None:
     kelvin = observed.assign(tas=observed.tas.assign_attrs(units="m"))
     with pytest.raises(InputError, match="model: expected 'tas' in 'K', received 'm'"):
         validate(observed, {"model": kelvin}, coarse=coarse, variables="tas")
+
+
+def test_page_is_one_file_with_tables_and_pictures(tmp_path: Path) -> None:
+    observed = daily().isel(time=slice(0, 370))
+    coarse = coarse_of(observed)
+    fine = coarse.downscale(2)
+    scores = validate(observed, {"<fine>": fine}, coarse=coarse, variables="tas", indices=False)
+    parts = {"raw": coarse, "adjusted": coarse, "fine": fine}
+    signal = change_signal(parts, parts, coarse=coarse, variables="tas")
+    report = downscale.check_conservation(coarse, fine)
+    path = tmp_path / "report.html"
+    write_page(path, title="A projection", facts={"Periods": {"reference": "2001"}}, choices=["tas: qdm & additive"],
+               conservation={"historical": report}, scores=scores, signals={"ssp585": signal})  # fmt: skip
+    page = path.read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 5
+    assert "&lt;fine&gt;" in page
+    assert "<fine>" not in page
+    assert "tas: qdm &amp; additive" in page
+    assert "Change signal: ssp585" in page
+    assert "differs from that of the adjusted one by at most" in page
+    assert 'class="good">conserved' in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]

@@ -107,23 +107,27 @@ def _bar(figure: Figure, mesh: Any, maps: Sequence[Cells], first: int, last: int
 
 
 def draw_curves(scores: xr.Dataset, name: str) -> Figure:
-    """Return a figure of the annual cycle, of quantiles against those of the observations, and of mean spectra."""
-    has_spectra = f"{name}_psd" in scores
+    """Return a figure of the annual cycle, of errors of quantiles by quantile, and of mean spectra."""
+    # A single ring is no line.
+    has_spectra = f"{name}_psd" in scores and scores.sizes["ring"] > 1
     figure = new_figure(4.6 * (2 + has_spectra), 3.9, layout="constrained")
     cycle, quantiles, *more = figure.subplots(1, 2 + has_spectra)
     units = format_unit(str(scores[f"{name}_annual_cycle"].attrs["units"]))
     true_quantiles = scores[f"{name}_quantile"].values[0]
-    quantiles.plot(true_quantiles[[0, -1]], true_quantiles[[0, -1]], color="0.6", linewidth=0.8)
+    quantiles.axhline(0, color="0.6", linewidth=0.8)
     for i, label in enumerate(map(str, scores.candidate.values)):
         style = _style(i)
         cycle.plot(np.arange(12), scores[f"{name}_annual_cycle"].values[i], label=label, **style)
         if i:
-            quantiles.plot(true_quantiles, scores[f"{name}_quantile"].values[i], marker=".", **style)
+            difference = scores[f"{name}_quantile"].values[i] - true_quantiles
+            quantiles.plot(true_quantiles, difference, marker=".", **style)
         for panel in more:
             draw_spectrum(panel, scores["wavenumber"].values, scores[f"{name}_psd"].values[i], **style)
     style_chart(cycle, "Annual cycle", "month", f"{name} ({units})")
     cycle.set_xticks(np.arange(12), MONTHS)
-    style_chart(quantiles, "Quantiles of daily values", f"observations ({units})", f"candidates ({units})")
+    style_chart(
+        quantiles, "Quantiles of daily values", f"observations ({units})", f"candidate {MINUS} observations ({units})"
+    )
     for panel in more:
         label_wavelengths(panel)
         power = f"power ({square_unit(str(scores[f'{name}_annual_cycle'].attrs['units']))})"
@@ -147,7 +151,7 @@ def draw_pictures(scores: xr.Dataset | None, signal: xr.Dataset | None) -> list[
         assert scores is not None
         for key, words in (("mean", "the mean"), ("p98", "the 98th percentile")):
             alt = f"Maps of {words} of {name} of the observations, and of the bias of each candidate"
-            caption = "Biases have one colour scale. Maps of a cell show all days of the validation."
+            caption = "Statistics over all days of the validation. Biases have one colour scale."
             pictures.append(Picture(f"{name}: bias of {words}", alt, caption, png(draw_bias_maps(scores, name, key))))
         alt = f"Charts of the annual cycle, the quantiles and the power spectra of {name} by candidate"
         caption = "Area means of monthly means; quantiles of the daily values of all cells; power by wavelength."
