@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import xarray as xr
 
@@ -18,17 +18,21 @@ from downscale.io.write import Storage, write_checked
 from downscale.process.computing import progress_bar
 
 Encoding = Mapping[str, Mapping[str, Any]]
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _with_arguments_of(reference: Callable[P, T]) -> Callable[[Callable[..., T]], Callable[P, T]]:
-    """Return a decorator that gives a function the signature of another, and all of these arguments in a call."""
-    signature = inspect.signature(reference)
+def _with_arguments_of(reference: Callable[..., T], **more: Any) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Return a decorator that gives a function the signature of another, and all of these arguments in a call.
 
-    def decorate(function: Callable[..., T]) -> Callable[P, T]:
+    ``more`` are further keywords with their defaults.
+    """
+    signature = inspect.signature(reference)
+    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in more.items()]
+    signature = signature.replace(parameters=[*signature.parameters.values(), *added])
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
         @functools.wraps(function)
-        def call(*arguments: P.args, **keywords: P.kwargs) -> T:
+        def call(*arguments: Any, **keywords: Any) -> T:
             try:
                 bound = signature.bind(*arguments, **keywords)
             except TypeError as error:
@@ -99,19 +103,21 @@ def to_netcdf(
     )  # fmt: skip
 
 
-@_with_arguments_of(to_netcdf)
-def to_zarr(ds: xr.Dataset | xr.DataArray, path: str | Path, **options: Any) -> ConservationReport | None:
+@_with_arguments_of(to_netcdf, zarr_format=2)
+def to_zarr(
+    ds: xr.Dataset | xr.DataArray, path: str | Path, *, zarr_format: int, **options: Any
+) -> ConservationReport | None:
     """Write a fine field as a Zarr store with CF attributes and check conservation as written.
 
-    Needs the extra ``zarr``. Format 2 with consolidated metadata; open it with
-    ``xarray.open_zarr(path, decode_coords="all")``. The folder that holds the store must exist. Arguments, result and
-    errors are those of :func:`downscale.to_netcdf`; ``complevel`` is the level of Zstandard, ``chunksizes`` are the
-    chunks.
+    Needs the extra ``zarr``. ``zarr_format`` is 2, which every reader supports, or 3; metadata are consolidated. Open
+    the store with ``xarray.open_zarr(path, decode_coords="all")``. The folder that holds the store must exist. Other
+    arguments, result and errors are those of :func:`downscale.to_netcdf`; ``complevel`` is the level of Zstandard,
+    ``chunksizes`` are the chunks.
     """
     from downscale.io.store import write_store
 
     storage = Storage(**{entry.name: options.pop(entry.name) for entry in fields(Storage)})
-    return _write(write_store, ds, path, storage=storage, **options)
+    return _write(functools.partial(write_store, zarr_format=zarr_format), ds, path, storage=storage, **options)
 
 
 def _write(

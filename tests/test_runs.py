@@ -427,11 +427,6 @@ def test_what_is_refused_before_any_work(here, options, words):
     assert contents(here) == {"in.nc"}
 
 
-def test_stores_are_not_cut(here):
-    said = command("apply", "in.nc", "out.zarr", "--factor", 2, "--blocks", 7)
-    assert "expected a NetCDF file for a run in blocks, received out.zarr; give a name with .nc" in said.complaint
-
-
 def test_ranges_of_single_blocks_are_good_apart(here):
     good(command(*APPLY, "--blocks", 7, "--no-merge", "--packing", "int16", "--tolerance", "1e-3"))
     assert len(list(Path().glob("out_*.nc"))) == 3

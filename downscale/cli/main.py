@@ -87,6 +87,13 @@ RUN = {
         Annotated[bool | None, typer.Option("--merge/--no-merge", help="One file, or one per block, named by dates.")],
         None,
     ),
+    "append": (
+        Annotated[bool | None, typer.Option("--append", help="Append to a Zarr store of an earlier period.")], None,
+    ),
+    "zarr_format": (
+        Annotated[int | None, typer.Option("--zarr-format", min=2, max=3, help="Format of a new Zarr store: 2 or 3.")],
+        None,
+    ),
     "resume": (
         Annotated[bool, typer.Option("--resume", help="Resume an interrupted run; keep blocks that verify.")], False,
     ),
@@ -187,11 +194,12 @@ def apply(
     _run_recipe(recipe_of(arguments, title=title, path=source, chunks=chunks, output=output_section), **values)
 
 
-def _run_recipe(recipe: Any, *, blocks: str | None, merge: bool | None, max_memory: str | None, **options: Any) -> None:
+def _run_recipe(recipe: Any, *, max_memory: str | None, **options: Any) -> None:
     """Run a recipe, with the block options of the command line, and print the outcome."""
     from downscale.options import set_options
 
-    changes = {key: value for key, value in {"blocks": blocks, "merge": merge}.items() if value is not None}
+    values = {key: options.pop(key) for key in ("blocks", "merge", "append", "zarr_format")}
+    changes = {key: value for key, value in values.items() if value is not None}
     recipe = recipe.model_copy(update={"output": recipe.output.model_copy(update=changes)})
     if max_memory is not None:
         set_options(max_memory=max_memory)

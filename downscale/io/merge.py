@@ -63,7 +63,7 @@ def merge_files(
                 parts if checksums else (), checksums, checksums_read, strict=True
             ):
                 if actual_checksum != stored_checksum:
-                    raise _damage_error(part.name, "other bytes")
+                    raise damage_error(part.name, "other bytes")
         flush(scratch)
         _require_copies(pieces, scratch, dim, axes)
         _write_coverage(scratch)
@@ -72,12 +72,21 @@ def merge_files(
 
 
 def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file."""
+    """Return the SHA-256 of a file, or of the names and bytes of all files of a store."""
+    if path.is_dir():
+        lines = [f"{file.relative_to(path).as_posix()} {checksum(file)}\n" for file in files_of(path)]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256", _bufsize=BUFFER).hexdigest()  # type: ignore[call-arg]
 
 
-def _damage_error(name: str, received: str) -> OutputError:
+def files_of(path: Path) -> list[Path]:
+    """Return a file, or all files of a store in the order of their names."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def damage_error(name: str, received: str) -> OutputError:
+    """Return the error for bytes that are not those written before."""
     return OutputError(
         f"{name}: expected what was written and checked, received {received}; check the disk, run again with --resume"
     )
@@ -183,7 +192,7 @@ def _require_copies(pieces: Pieces, scratch: Path, dim: str, axes: Mapping[str, 
                     # Texts are objects, and NaN are compared by their bytes.
                     is_text = values.dtype == object
                     if not (np.array_equal(values, copied) if is_text else values.tobytes() == copied.tobytes()):
-                        raise _damage_error(name, f"other values than those of {part.name}")
+                        raise damage_error(name, f"other values than those of {part.name}")
     with library(), hdf5_file(scratch) as target_file:
         for start, part in pieces:
             with hdf5_file(part) as file:
@@ -197,7 +206,7 @@ def _require_copies(pieces: Pieces, scratch: Path, dim: str, axes: Mapping[str, 
                             (piece[a].tobytes(), merged_field[b].tobytes()) for a, b in _slices(piece, axis, start)
                         )
                     if any(one != other for one, other in pairs):
-                        raise _damage_error(name, f"other values than those of {part.name}")
+                        raise damage_error(name, f"other values than those of {part.name}")
 
 
 def _offsets(piece: h5py.Dataset, axis: int, start: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

@@ -11,10 +11,10 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache, reduce
+from functools import lru_cache, partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,11 @@ from downscale.errors import DownscaleError, OptionError
 from downscale.io.chunks import chunk_sizes
 from downscale.io.leases import lock_output, require_no_run
 from downscale.io.merge import merge_files
+from downscale.io.store_merge import merge_stores, store_layout
 from downscale.options import get_options, option, set_options
 from downscale.output import to_netcdf, to_zarr
 from downscale.process.interrupts import Stopped, Terminated, raise_if_signalled, signal_word, use_end_message
-from downscale.runs.blocks import BlockPlan, make_paths_absolute, split_name, stride
+from downscale.runs.blocks import BlockPlan, make_paths_absolute, require_later, split_name, stride
 from downscale.runs.clusters import client_of, compute_on_cluster, profile_of
 from downscale.runs.manifest import clear, read_checksum, read_manifest, remove_manifest, sweep, write_manifest
 from downscale.runs.recipe import Recipe, parse_recipe
@@ -63,9 +64,10 @@ def downscale_to_file(
     fine: Any = downscale_request(coarse, build_request(recipe))
     coarse_fields = fields_to_check(coarse, recipe) if check else None
     encoding = recipe.output.encoding if encode is None else encode(fine)
-    write = to_zarr if str(path).endswith(STORE) else to_netcdf
     output = recipe.output
-    return write(
+    is_store = str(path).endswith(STORE)
+    write: Any = partial(to_zarr, zarr_format=output.zarr_format) if is_store else to_netcdf
+    return write(  # type: ignore[no-any-return]
         fine, path, coarse=coarse_fields, overwrite=overwrite, complevel=output.complevel, packing=output.packing,
         profile=output.profile, attrs=output.attrs, encoding=encoding, **check_options(recipe),
     )  # fmt: skip
@@ -101,7 +103,7 @@ class BlockTask:
 
     ``recipe`` is JSON with absolute paths; ``start`` and ``stop`` are the steps of the block along ``dim``, ``size``
     those of the record, ``stride`` a common divisor of the steps of blocks; ``fingerprint`` is that of the
-    request; ``check`` is whether there are means to check.
+    request; ``check`` is whether there are means to check; ``store`` is the store to which the block is appended.
     """
 
     recipe: str
@@ -114,6 +116,7 @@ class BlockTask:
     fingerprint: str
     check: bool
     resume: bool
+    store: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -126,7 +129,8 @@ def block_task(
         recipe=recipe.model_dump_json(by_alias=True, exclude={"dask"}, exclude_unset=True),
         path=str(blocks.paths[index]), dim=blocks.record.dim, start=block.start, stop=block.stop,
         size=blocks.record.size, stride=stride(blocks.blocks), fingerprint=blocks.fingerprint, check=blocks.check,
-        resume=resume, options=package_options,
+        resume=resume, store=None if blocks.existing_store is None else os.path.abspath(blocks.target),
+        options=package_options,
     )  # fmt: skip
 
 
@@ -149,11 +153,13 @@ def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], options:
         if manifest is not None:
             _remove_blocks(blocks)
             return Result(parse_report(manifest["report"]), [blocks.target], len(indices), len(indices))
+    if blocks.existing_store is not None:
+        require_later(blocks)
     with _report_early_end(blocks):
         sweep([*(blocks.paths[i] for i in indices), *([] if options.block is not None else [blocks.target])])
         entries = _compute_blocks(recipe, blocks, options, indices)
         report = merge_reports(parse_report(entry["report"]) for entry in entries)
-        if blocks.merge and options.block is None and len(blocks.paths) > 1:
+        if blocks.merge and options.block is None and blocks.paths != [blocks.target]:
             _merge(recipe, blocks, names, report)
     files = blocks.outputs if options.block is None else [blocks.paths[options.block]]
     return Result(report, files, len(entries), sum(entry["kept"] for entry in entries))
@@ -253,11 +259,18 @@ def _merge(
     """Merge the blocks, write the manifest of the merged file and remove the blocks."""
     packing = recipe.output.packing
     packings = dict(packing) if isinstance(packing, dict) else dict.fromkeys(names, packing) if packing else {}
-    remove_manifest(blocks.target)
+    values = None if report is None else report.to_dict()
     # Read from the files: a cluster may compute a block again after it has returned the result.
     checksums = [read_checksum(path) for path in blocks.paths]
-    retry(merge_files, blocks.paths, blocks.target, blocks.record.dim, checksums, report, packings)
-    retry(write_manifest, blocks.target, blocks.fingerprint, blocks.span, None if report is None else report.to_dict())
+    arguments = blocks.paths, blocks.target, blocks.record.dim, checksums, report, packings
+    if blocks.is_store:
+        # If the process is killed before the last renaming, the old store does not have the checksum of this manifest.
+        seal = partial(write_manifest, blocks.target, blocks.fingerprint, blocks.span, values)
+        retry(merge_stores, *arguments, append=blocks.append, finish=seal)
+    else:
+        remove_manifest(blocks.target)
+        retry(merge_files, *arguments)
+        retry(write_manifest, blocks.target, blocks.fingerprint, blocks.span, values)
     _remove_blocks(blocks)
 
 
@@ -301,13 +314,24 @@ def _write_block(task: BlockTask) -> dict[str, Any] | None:
     recipe = parse_recipe(json.loads(task.recipe))
     if "input" not in shared:
         shared["input"] = open_input(recipe.input.path, recipe.input.chunks)
-    coarse = cut_steps(shared["input"], task.dim, task.start, task.stop)
+    if "layout" not in shared:
+        shared["layout"] = {} if task.store is None else store_layout(Path(task.store), str(task.dim))
+    coarse = cut_steps(shared["input"], task.dim, task.start, task.stop, shared["layout"])
 
     def encode(fine: xr.Dataset) -> dict[str, dict[str, Any]]:
-        return block_encodings(fine, task, recipe.output.encoding or {})
+        chunks = {name: layout for name, layout in shared["layout"].items() if _has_chunks(fine, name, layout, task)}
+        return block_encodings(fine, task, {**chunks, **(recipe.output.encoding or {})})
 
     report = downscale_to_file(coarse, recipe, task.path, task.check, overwrite=True, encode=encode)
     return None if report is None else report.to_dict()
+
+
+def _has_chunks(fine: xr.Dataset, name: str, layout: Mapping[str, Any], task: BlockTask) -> bool:
+    """Return whether the chunks of the store to which a block is appended fit into the block, but for its length."""
+    sizes = layout.get("chunksizes")
+    if sizes is None or name not in fine or fine[name].ndim != len(sizes):
+        return False
+    return all(n <= fine.sizes[dim] or dim == task.dim for n, dim in zip(sizes, fine[name].dims, strict=True))
 
 
 @lru_cache(maxsize=1)
@@ -316,14 +340,16 @@ def _shared_state(fingerprint: str) -> dict[str, Any]:
     return {"grids": ParsedGrids(), "tables": {}}
 
 
-def cut_steps(ds: xr.Dataset, dim: str | None, start: int, stop: int) -> xr.Dataset:
-    """Return some steps of a record; its times are stored with the encoding of the whole record."""
-    if dim is None or (start, stop) == (0, ds.sizes[dim]):
+def cut_steps(
+    ds: xr.Dataset, dim: str | None, start: int, stop: int, layout: Mapping[str, Mapping[str, Any]] | None = None
+) -> xr.Dataset:
+    """Return some steps of a record; its times have the encoding of the whole record, or that in ``layout``."""
+    if dim is None or ((start, stop) == (0, ds.sizes[dim]) and not layout):
         return ds
     part = ds.isel({dim: slice(start, stop)})
     part.encoding = dict(ds.encoding)
     for name, encoding in time_encodings(ds).items():
-        part[name].encoding = {**part[name].encoding, **encoding}
+        part[name].encoding = {**part[name].encoding, **encoding, **(layout or {}).get(name, {})}
     return part
 
 

@@ -25,10 +25,12 @@ from downscale.cf.times import cmip_frequency, date_bounds, step_lengths, time_n
 from downscale.engine.plan import Plan, readable_bytes
 from downscale.errors import InputError, OptionError, OutputError, pluralise
 from downscale.io.encoding import SHORT
+from downscale.io.merge import checksum
 from downscale.io.paths import address_of, check_netcdf, check_target, sources_of
+from downscale.io.store import check_store
 from downscale.methods.registry import SUFFIX
 from downscale.request import Request
-from downscale.runs.manifest import clear, fingerprint, is_own, manifest_path, remove_manifest
+from downscale.runs.manifest import clear, fingerprint, is_own, manifest_path, read_checksum, remove_manifest
 from downscale.runs.recipe import Recipe
 from downscale.runs.single import SAMPLE, STORE, has_means, static_sources
 from downscale.steps.prepare import split_request
@@ -44,7 +46,7 @@ FEWEST_BLOCKS = 8
 # Arguments of a recipe that name files, by its sections.
 PATHS = {"input": ("path",), "output": ("path",), "statics": ("orog",),
          "downscale": ("mask", "sftlf", "target_grid", "climatology", "method")}  # fmt: skip
-SUFFIXES = (".nc", ".nc4", ".nc3", ".netcdf", ".cdf", ".h5", ".hdf5")
+SUFFIXES = (".nc", ".nc4", ".nc3", ".netcdf", ".cdf", ".h5", ".hdf5", STORE)
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ def stride(blocks: list[Block]) -> int:
 class BlockPlan:
     """The blocks of a run with the file of each, the merged file, and the fingerprint of request, version and inputs.
 
-    ``check`` is whether there are means to check.
+    ``check`` is whether there are means to check; ``append`` is whether an existing store at ``target`` is extended.
     """
 
     record: Record
@@ -233,6 +235,17 @@ class BlockPlan:
     merge: bool
     fingerprint: str
     check: bool
+    append: bool = False
+
+    @property
+    def is_store(self) -> bool:
+        """Whether the outputs are Zarr stores."""
+        return self.target.suffix == STORE
+
+    @property
+    def existing_store(self) -> Path | None:
+        """The store that is extended, if it exists."""
+        return self.target if self.append and self.target.exists() else None
 
     @property
     def outputs(self) -> list[Path]:
@@ -259,7 +272,8 @@ class BlockPlan:
         if count == 1:
             return "1 block (--block 0)"
         longest = max(block.stop - block.start for block in self.blocks)
-        ending = "then merged" if self.merge else "one file each"
+        kind = "store" if self.is_store else "file"
+        ending = "then appended" if self.append else "then merged" if self.merge else f"one {kind} each"
         steps = pluralise(longest, "step")
         return f"{count} blocks of up to {steps} along {self.record.dim} (--block 0 to {count - 1}), {ending}"
 
@@ -272,8 +286,7 @@ def blocks_folder(target: Path) -> Path:
 def plan_blocks(recipe: Recipe, coarse: xr.Dataset, request: Request, plan: Plan) -> BlockPlan:
     """Divide a run into blocks."""
     output = recipe.output
-    if output.path.endswith(STORE):
-        raise OptionError(f"expected a NetCDF file for a run in blocks, received {output.path}; give a name with .nc")
+    _require_store(recipe)
     record = record_of(coarse)
     if record.dim in {step.dim for step in split_request(coarse, request)[0]}:
         if output.blocks is not None:
@@ -287,7 +300,9 @@ def plan_blocks(recipe: Recipe, coarse: xr.Dataset, request: Request, plan: Plan
     )
     target = Path(output.path).expanduser()
     paths = [block.path(target) for block in blocks]
-    if output.merge and len(blocks) == 1:
+    if output.append and record.dim is None:
+        raise OptionError("expected a record with time to append, received none; leave out append")
+    if output.merge and len(blocks) == 1 and not output.append:
         paths = [target]
     elif output.merge:
         paths = [blocks_folder(target) / path.name for path in paths]
@@ -299,7 +314,17 @@ def plan_blocks(recipe: Recipe, coarse: xr.Dataset, request: Request, plan: Plan
             )
     files = (*sources_of(coarse), *static_sources(recipe))
     request_fingerprint = fingerprint(make_paths_absolute(recipe), files)
-    return BlockPlan(record, blocks, paths, target, output.merge, request_fingerprint, has_means(recipe, plan))
+    is_checked = has_means(recipe, plan)
+    return BlockPlan(record, blocks, paths, target, output.merge, request_fingerprint, is_checked, output.append)
+
+
+def _require_store(recipe: Recipe) -> None:
+    """Raise an OptionError if a result cannot be appended to its output."""
+    output = recipe.output
+    if output.append and not output.path.endswith(STORE):
+        raise OptionError(f"expected a Zarr store to append to, received {output.path}; give a name with .zarr")
+    if output.append and not output.merge:
+        raise OptionError("expected append or blocks that stay apart (merge: false), received both; leave one out")
 
 
 def make_paths_absolute(recipe: Recipe) -> Recipe:
@@ -327,6 +352,8 @@ def check_outputs(
 
     An existing result is kept until the new one replaces it.
     """
+    if blocks.append and overwrite:
+        raise OptionError("expected append or overwrite, received both; leave one out")
     paths = [blocks.paths[i] for i in indices]
     block_paths = [path for path in paths if path.parent == blocks.folder]
     result_paths = [path for path in paths if path.parent != blocks.folder]
@@ -337,8 +364,8 @@ def check_outputs(
             "--overwrite to start again"
         )
     if blocks.merge:
-        check_netcdf(blocks.target, overwrite or resume, inputs)
-        result_paths += [blocks.target] if len(indices) == len(blocks.blocks) else []
+        check_result(blocks.target, overwrite or resume or blocks.append, inputs)
+        result_paths += [blocks.target] if len(indices) == len(blocks.blocks) and not blocks.append else []
     for path in result_paths if resume and not overwrite else ():
         if path.exists() and not is_own(path):
             raise OutputError(
@@ -348,7 +375,7 @@ def check_outputs(
     if block_paths:
         blocks.folder.mkdir(exist_ok=True)
     for path in paths:
-        check_target(path, True, inputs)
+        check_result(path, True, inputs)
         check_target(manifest_path(path), True, inputs)
     if overwrite and not resume:
         for path in result_paths:
@@ -356,6 +383,34 @@ def check_outputs(
         clear(blocks.folder, block_paths)
         if block_paths:
             blocks.folder.mkdir(exist_ok=True)
+
+
+def require_later(blocks: BlockPlan) -> None:
+    """Raise an error unless the record follows the store to which it is appended, which is as it was checked."""
+    expected = read_checksum(blocks.target)
+    if expected and checksum(blocks.target) != expected:
+        raise OutputError(
+            f"expected {blocks.target} as it was checked, received other bytes; write it again, or remove "
+            f"{manifest_path(blocks.target)} if the change is meant"
+        )
+    with xr.open_zarr(blocks.target, chunks=None, decode_coords="all", consolidated=False) as ds:
+        old = record_of(ds)
+    dates = blocks.record.dates
+    if old.dates is None or dates is None or not old.size:
+        return
+    calendars = [getattr(values[0], "calendar", "standard") for values in (old.dates, dates)]
+    if calendars[0] != calendars[1]:
+        raise InputError(f"expected the calendar {calendars[0]!r} of {blocks.target}, received {calendars[1]!r}")
+    if not dates[0] > old.dates[-1]:
+        raise InputError(
+            f"expected times after {old.dates[-1]}, the last of {blocks.target}, received {dates[0]}; append a later "
+            "period"
+        )
+
+
+def check_result(path: str | Path, overwrite: bool, inputs: tuple[str, ...]) -> Path:
+    """Return the path of a NetCDF file or a Zarr store that may be written."""
+    return (check_store if str(path).endswith(STORE) else check_netcdf)(path, overwrite, inputs)
 
 
 def block_size(blocks: BlockPlan, plan: Plan) -> str:

@@ -15,8 +15,9 @@ from typing import Any
 
 from downscale.io.leases import orphan_target, temporary_beside
 from downscale.io.library import plain_file
-from downscale.io.merge import checksum
-from downscale.io.paths import address_of, flush, remove
+from downscale.io.merge import checksum, files_of
+from downscale.io.paths import address_of, flush, remove, scratch_name
+from downscale.process.interrupts import register_draft
 from downscale.runs.recipe import Recipe
 from downscale.version import __version__
 
@@ -24,7 +25,7 @@ FORMAT = 1
 # Parts of a recipe that do not affect the values: where results are stored and computed.
 NEUTRAL_KEYS = {"title", "description", "dask"}
 # Output options that affect the stored values.
-STORAGE_KEYS = ("complevel", "packing", "profile", "attrs", "encoding")
+STORAGE_KEYS = ("complevel", "packing", "profile", "attrs", "encoding", "zarr_format")
 SIGNATURES = (b"\x89HDF", b"CDF")
 OWN_HISTORY = re.compile(r"\d{4}-\d\d-\d\dT[\d:]+Z downscale ")
 # Small inputs are read completely, others at this many places spread over the file; fewer if there are many files.
@@ -83,14 +84,23 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.manifest")
 
 
-def write_manifest(path: Path, request_fingerprint: str, span: tuple[int, int], report: dict[str, Any] | None) -> None:
-    """Write the manifest of a finished file, with its checksum."""
+def write_manifest(
+    path: Path, request_fingerprint: str, span: tuple[int, int], report: dict[str, Any] | None,
+    content: Path | None = None,
+) -> None:  # fmt: skip
+    """Write the manifest of a finished file or store, with its checksum; ``content`` is its temporary name, if any."""
+    content = content or path
     facts = {
         "format": FORMAT, "file": path.name, "request": request_fingerprint, "steps": list(span),
-        "bytes": path.stat().st_size, "sha256": checksum(path), "report": report,
+        "bytes": _size(content), "sha256": checksum(content), "report": report,
     }  # fmt: skip
     with temporary_beside(manifest_path(path)) as scratch:
         scratch.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file or store; raises FileNotFoundError if it does not exist."""
+    return sum(file.stat().st_size for file in files_of(path))
 
 
 def read_checksum(path: Path) -> str:
@@ -117,7 +127,7 @@ def read_manifest(path: Path, request_fingerprint: str, span: tuple[int, int]) -
     facts = _read_facts(path)
     expected = {"format": FORMAT, "file": path.name, "request": request_fingerprint, "steps": list(span)}
     try:
-        if {key: facts.get(key) for key in expected} != expected or facts.get("bytes") != path.stat().st_size:
+        if {key: facts.get(key) for key in expected} != expected or facts.get("bytes") != _size(path):
             return None
         return facts if facts.get("sha256") == checksum(path) else None
     except OSError:
@@ -125,13 +135,24 @@ def read_manifest(path: Path, request_fingerprint: str, span: tuple[int, int]) -
 
 
 def is_own(path: Path) -> bool:
-    """Return whether a file was written by this package, by its history or, if damaged, by its manifest."""
+    """Return whether a file or store is from this package, by its history or, if damaged, by its manifest."""
+    if path.is_dir():
+        return OWN_HISTORY.match(str(_store_attributes(path).get("history", ""))) is not None
     try:
         with plain_file(path) as file:
             # A tool that changes a file prepends a line to its history.
             return OWN_HISTORY.match(str(getattr(file, "history", ""))) is not None
     except (OSError, RuntimeError):
         return _is_damaged(path)
+
+
+def _store_attributes(path: Path) -> dict[str, Any]:
+    """Return the attributes of a store of either format, empty if they cannot be read."""
+    for name in (".zattrs", "zarr.json"):
+        with suppress(OSError, ValueError, RecursionError):
+            facts = json.loads((path / name).read_text(encoding="utf-8"))
+            return dict(facts if name == ".zattrs" else facts.get("attributes", {}))
+    return {}
 
 
 def _is_damaged(path: Path) -> bool:
@@ -163,7 +184,13 @@ def clear(folder: Path, targets: Iterable[Path]) -> None:
     targets = list(targets)
     for target in targets:
         remove_manifest(target)
-        target.unlink(missing_ok=True)
+        if target.is_dir():
+            # A store vanishes at once; its files are removed under a temporary name.
+            with register_draft(scratch_name(target)) as scratch:
+                target.rename(scratch)
+                remove(scratch)
+        else:
+            target.unlink(missing_ok=True)
     sweep(targets)
     with suppress(OSError):
         folder.rmdir()

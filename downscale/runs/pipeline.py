@@ -18,18 +18,17 @@ from downscale.check.self_validation import self_validation, terrain_penalty_val
 from downscale.engine.memory import READING_BYTES
 from downscale.errors import OutputError
 from downscale.io.config import read_recipe
-from downscale.io.paths import OVERWRITE, check_netcdf, check_target, find_named_files, sources_of
+from downscale.io.paths import OVERWRITE, check_target, find_named_files, sources_of
 from downscale.io.read import open_dataset
-from downscale.io.store import check_store
 from downscale.plot.figures import compare
 from downscale.plot.style import check_path
 from downscale.report.page import Outcome, draw_pictures, facts_path, write_report
 from downscale.request import AUTO, Request
 from downscale.runs.block_run import BlockOptions, choose_blocks, downscale_to_file, lock_outputs, run_blocks
-from downscale.runs.blocks import BlockPlan, block_size, check_outputs, plan_blocks
+from downscale.runs.blocks import BlockPlan, block_size, check_outputs, check_result, plan_blocks
 from downscale.runs.manifest import remove_manifest, sweep
 from downscale.runs.recipe import Recipe
-from downscale.runs.single import STORE, build_request, has_means, open_input, static_sources, with_settings
+from downscale.runs.single import build_request, has_means, open_input, static_sources, with_settings
 from downscale.steps.choice import settle_request
 from downscale.steps.prepare import split_request
 
@@ -86,7 +85,8 @@ def run(
     outcome.stages["open and plan"] = time.perf_counter() - start
     blocks = None
     output = recipe.output
-    if options != BlockOptions() or output.blocks is not None or recipe.dask.use is not None or not output.merge:
+    in_blocks = output.blocks is not None or output.append or not output.merge
+    if in_blocks or options != BlockOptions() or recipe.dask.use is not None:
         blocks = plan_blocks(recipe, coarse, request, outcome.plan)
         outcome.blocks = len(blocks.blocks)
         note = f"{blocks}, about {block_size(blocks, outcome.plan)} each"
@@ -97,8 +97,9 @@ def run(
         choose_blocks(blocks, options)
     targets = {} if block is not None else _check_targets(recipe, overwrite or dry_run, resume, coarse, blocks)
     if dry_run:
-        existing = [name for name in _output_names(recipe, blocks).values() if Path(name).exists()]
-        notes = [] if overwrite or resume else [f"{name} exists; to replace it, {OVERWRITE}" for name in existing]
+        is_free = overwrite or resume or output.append
+        existing = [] if is_free else [n for n in _output_names(recipe, blocks).values() if Path(n).exists()]
+        notes = [f"{name} exists; to replace it, {OVERWRITE}" for name in existing]
         outcome.plan = replace(outcome.plan, notes=(*outcome.plan.notes, *notes))
         return outcome
     if request.lapse_rate is not None or request.method == AUTO:
@@ -161,8 +162,9 @@ def _check_targets(
     """Return the paths of map, report and facts, and check all outputs before any work is done."""
     names = _output_names(recipe, blocks)
     inputs = inputs_of(recipe, coarse)
-    checks = {"file": check_store if recipe.output.path.endswith(STORE) else check_netcdf}
-    targets = {kind: checks.get(kind, check_target)(name, overwrite or resume, inputs) for kind, name in names.items()}
+    checks = {"file": check_result}
+    free = {kind: overwrite or resume or (kind == "file" and recipe.output.append) for kind in names}
+    targets = {kind: checks.get(kind, check_target)(name, free[kind], inputs) for kind, name in names.items()}
     if len({target.resolve() for target in targets.values()}) != len(targets):
         kinds = ", ".join(f"{kind} {target}" for kind, target in targets.items())
         raise OutputError(f"expected different names for all outputs, received {kinds}; rename one")

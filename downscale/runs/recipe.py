@@ -96,7 +96,8 @@ class Output(Block):
 
     ``packing``, ``profile``, ``attrs`` and ``encoding`` are as in :func:`downscale.to_netcdf`. ``blocks`` splits the
     run along time, by number of steps or by periods such as "5 years". ``merge`` joins the blocks into one file at the
-    end; otherwise each block is a file named by its dates.
+    end; otherwise each block is a file named by its dates. ``append`` adds the result to a Zarr store of an earlier
+    period, if it exists; ``zarr_format`` is the format of a new store.
     """
 
     path: str
@@ -110,6 +111,8 @@ class Output(Block):
     overwrite: bool = False
     blocks: int | str | None = None
     merge: bool = True
+    append: bool = False
+    zarr_format: Literal[2, 3] = 2
 
 
 class Profile(Block):
