@@ -272,7 +272,7 @@ def test_what_cannot_be_appended(here):
     before = contents(here), read_checksum(Path("out.zarr"))
     ds = xr.open_dataset("late.nc").load()
     ds.isel(lat=slice(8)).to_netcdf("part.nc")
-    ds.assign_coords(lon=ds.lon + 1).assign(lon_bnds=ds.lon_bnds + 1).to_netcdf("moved.nc")
+    ds.assign_coords(lon=ds.lon + 1).assign(lon_bnds=(("lon", "bnds"), ds.lon_bnds.values + 1)).to_netcdf("moved.nc")
     ds.rename(tas="ts").to_netcdf("other.nc")
     cut = ds.copy()
     cut.tas.attrs["units"] = "degC"
