@@ -233,9 +233,9 @@ def test_it_agrees_with_xsdba(name: str, override: dict[str, Any], options: dict
     records = [part.transpose("time", "lat", "lon").assign_attrs(units="1") for part in (observed, historical, future)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        np.random.seed(0)  # noqa: NPY002
+        np.random.seed((0, 0))  # noqa: NPY002
         trained = kinds[str(settings.method)].train(records[0], records[1], **arguments)
-        np.random.seed(0)  # noqa: NPY002
+        np.random.seed((0, 1))  # noqa: NPY002
         ranks = {"rank_window": settings.window is not None} if settings.method == "qdm" else {}
         if (settings.method, options["kind"]) == ("qdm", "*"):
             records[2] = xsdba.processing.jitter_under_thresh(records[2], "1e-30")
@@ -272,7 +272,8 @@ def test_random_numbers_have_a_seed_and_leave_those_of_the_caller() -> None:
     np.random.seed(7)  # noqa: NPY002
     expected = np.random.get_state()[1]  # noqa: NPY002
     settings = complete(observed)
-    first, second, other = (train(observed, model, settings, seed=seed).adjust(model, seed=seed) for seed in (3, 3, 4))
+    parts = (np.full(6, number) for number in (3, 3, 4))
+    first, second, other = (train(observed, model, settings, parts=part).adjust(model) for part in parts)
     np.testing.assert_array_equal(np.random.get_state()[1], expected)  # noqa: NPY002
     assert first.identical(second)
     assert not first.equals(other)
@@ -301,6 +302,19 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     daily((2000, 2001)).to_netcdf(tmp_path / "tas.nc")
     with pytest.raises(InputError, match=r"file of an adjustment.*tas\.nc"):
         load(tmp_path / "tas.nc")
+
+
+def test_parts_do_not_depend_on_how_cells_are_divided() -> None:
+    observed, model = rain((2000, 2002), 0.3, seed=1), rain((2000, 2002), 0.7, seed=2)
+    observed[:, 0, 1] = np.nan
+    settings, numbers = complete(observed), np.array([[0, 0, 1], [0, 1, 1]])
+    whole = train(observed, model, settings, parts=numbers)
+    pieces = [[part.isel(lat=[row]) for part in (observed, model)] for row in (0, 1)]
+    both = train(observed, model, settings, parts=np.array([[4, 4, 4], [9, 9, 9]])).adjust(model)
+    for row, (obs, mod) in enumerate(pieces):
+        alone = train(obs, mod, settings, parts=np.full(3, (4, 9)[row])).adjust(mod)
+        np.testing.assert_array_equal(both.isel(lat=[row]), alone)
+    assert whole.adjust(model).notnull().all()
 
 
 # Cells and bounds.

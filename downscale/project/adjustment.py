@@ -54,6 +54,8 @@ LONGEST, STEP_YEARS = 1.5, 10
 # Zeros differ by less than LEAST when they are ranked, and results below NOTHING are zeros again.
 LEAST, NOTHING = 1e-30, 1e-20
 FORMAT, RECORD = 1, "downscale_adjustment"
+# Values of the reference period per part: 129 cells of 36 years. With a window of 31 days, ranks take 0.8 GB for these.
+PART_VALUES = 1_700_000
 # NumPy's global generator, which xsdba uses, is that of all threads.
 _GENERATOR = threading.Lock()
 
@@ -97,6 +99,8 @@ class Adjustment:
         Numbers of the method, by group of days and adjusted cell.
     adjusted : DataArray
         Whether each cell is adjusted.
+    parts : ndarray
+        Number of the part that each cell belongs to: the cells of a part are given to xsdba together.
     units : str
         Units of the observations, which are those of the result.
     calendar : str
@@ -112,25 +116,24 @@ class Adjustment:
     settings: VariableSettings
     table: xr.Dataset
     adjusted: xr.DataArray
+    parts: NDArray[np.int64]
     units: str | None
     calendar: str
     length: int
     counts: Counts = field(default_factory=Counts)
     notes: tuple[str, ...] = ()
 
-    def adjust(self, field: xr.DataArray, *, seed: int = 0) -> xr.DataArray:
+    def adjust(self, field: xr.DataArray) -> xr.DataArray:
         """Return the adjusted variable, in memory, with the data type of ``field`` and the units of the observations.
 
         Parameters
         ----------
         field : DataArray
             Daily values of the model on the cells and in the calendar of the training.
-        seed : int
-            Seed of random numbers.
         """
-        return self.apply(field, seed=seed).field
+        return self.apply(field).field
 
-    def apply(self, field: xr.DataArray, *, seed: int = 0) -> Adjusted:
+    def apply(self, field: xr.DataArray) -> Adjusted:
         """Return the adjusted variable, and the numbers of values treated apart."""
         require_daily(field, "the model")
         if calendar_of(field) != self.calendar:
@@ -145,23 +148,31 @@ class Adjustment:
             raise InputError(f"{field.name}: expected {use.size} cells as trained, received {cells.sizes[CELL]}")
         values = np.array(cells.values)
         counts = replace(self.counts, values=int(np.isfinite(values).sum()))
-        if self.settings.method != "none" and use.any():
-            values[:, use], found = self._apply_to(cells.isel({CELL: np.flatnonzero(use)}), seed)
-            counts = replace(counts, clipped=found[0], kept=found[1])
+        for number, columns, table in self._parts():
+            values[:, columns], clipped, kept = self._apply_to(cells.isel({CELL: columns}), table, number)
+            counts = replace(counts, clipped=counts.clipped + clipped, kept=counts.kept + kept)
         result = _like(values, raw)
         result.attrs["bias_adjustment"] = str(self.settings)
         return Adjusted(result, counts)
 
-    def _apply_to(self, cells: xr.DataArray, seed: int) -> tuple[NDArray[Any], tuple[int, int]]:
-        """Return the values of the adjusted cells, and the numbers of clipped and of kept values."""
+    def _parts(self) -> Iterator[tuple[int, NDArray[np.int64], xr.Dataset]]:
+        """Yield the number, the adjusted cells and the numbers of the method of each part."""
+        numbers = self.parts[self.adjusted.values.ravel()]
+        for number, columns in _columns(self.adjusted.values.ravel(), self.parts):
+            yield number, columns, self.table.isel({CELL: np.flatnonzero(numbers == number)})
+
+    def _apply_to(
+        self, cells: xr.DataArray, table: xr.Dataset, number: int
+    ) -> tuple[NDArray[Any], int, int]:  # fmt: skip
+        """Return the values of the adjusted cells of a part, and the numbers of clipped and of kept values."""
         settings, plain = self.settings, _plain(cells)
         source = to_odds(plain, settings)
         result = np.full(cells.shape, np.nan, cells.dtype)
         # Other methods do not depend on the distribution of the record, or remove its trend.
         windows = running_windows(cells[TIME], self.length if settings.method == "qdm" else cells.sizes[TIME])
-        for number, (window, steps) in enumerate(windows):
-            with _statistics(seed + number):
-                made = _method(settings, self.units, self.table, self.calendar).adjust(
+        for i, (window, steps) in enumerate(windows):
+            with _statistics(number, 1 + i):
+                made = _method(settings, self.units, table, self.calendar).adjust(
                     break_ties(source.isel({TIME: window}), settings), **_adjust_options(settings)
                 )
             made = made.transpose(TIME, CELL).assign_coords({TIME: source[TIME][window]})
@@ -175,7 +186,7 @@ class Adjustment:
         outside = count_outside(result, settings)
         if outside:
             result = np.clip(result, settings.lower, settings.upper)
-        return result, (outside, int(is_kept.sum()))
+        return result, outside, int(is_kept.sum())
 
     def save(self, path: str | Path) -> None:
         """Write the adjustment to a NetCDF file, which appears complete or not at all."""
@@ -191,7 +202,9 @@ class Adjustment:
             "format": FORMAT, "settings": self.settings.model_dump(), "units": self.units, "calendar": self.calendar,
             "length": self.length, "counts": vars(self.counts), "notes": self.notes,
         }  # fmt: skip
-        ds = self.table.drop_attrs().assign(adjusted=self.adjusted.astype("i1").reset_coords(drop=True).drop_attrs())
+        adjusted = self.adjusted.astype("i1").reset_coords(drop=True).drop_attrs()
+        parts = adjusted.copy(data=self.parts.reshape(adjusted.shape))
+        ds = self.table.drop_attrs().assign(adjusted=adjusted, parts=parts)
         return ds.assign_attrs({RECORD: json.dumps(record)})
 
 
@@ -211,13 +224,16 @@ def from_dataset(ds: xr.Dataset) -> Adjustment:
     if record["format"] != FORMAT:
         raise ValueError(f"format {record['format']}")
     adjusted = ds["adjusted"].astype(bool).drop_attrs()
+    table = ds.drop_vars(["adjusted", "parts", *adjusted.coords]).drop_attrs()
     return Adjustment(
-        VariableSettings(**record["settings"]), ds.drop_vars(["adjusted", *adjusted.coords]).drop_attrs(), adjusted,
-        record["units"], record["calendar"], record["length"], Counts(**record["counts"]), tuple(record["notes"]),
+        VariableSettings(**record["settings"]), table, adjusted, ds["parts"].values.ravel(), record["units"],
+        record["calendar"], record["length"], Counts(**record["counts"]), tuple(record["notes"]),
     )  # fmt: skip
 
 
-def train(observed: xr.DataArray, model: xr.DataArray, settings: VariableSettings, *, seed: int = 0) -> Adjustment:
+def train(
+    observed: xr.DataArray, model: xr.DataArray, settings: VariableSettings, *, parts: NDArray[Any] | None = None
+) -> Adjustment:
     """Return the adjustment of a model to observations in the days that both contain.
 
     Parameters
@@ -226,8 +242,8 @@ def train(observed: xr.DataArray, model: xr.DataArray, settings: VariableSetting
         Daily values of a variable on the same cells, already cut to the reference period.
     settings : VariableSettings
         Complete settings, as :func:`~downscale.project.settings.settings_for` returns them.
-    seed : int
-        Seed of random numbers.
+    parts : ndarray of int, optional
+        Number of the part that each cell belongs to, by default that of :func:`parts_of`. It is the seed of the part.
 
     Notes
     -----
@@ -259,17 +275,56 @@ def train(observed: xr.DataArray, model: xr.DataArray, settings: VariableSetting
     )  # fmt: skip
     counts = Counts(cells=use.size, unobserved=int((~is_observed).sum()), dry=int(is_dry.sum()))
     notes += _bound_notes(ref, settings)
-    table = xr.Dataset()
-    if use.any():
-        chosen = np.flatnonzero(use)
-        pair = [to_odds(_plain(part.isel({CELL: chosen})), settings) for part in (ref, hist)]
-        with _statistics(seed):
-            trained = _class_of(settings).train(*pair, **_train_options(settings, units))
-        names = TRAINED[str(settings.method)] + (FREQUENCIES if settings.wet_threshold is not None else ())
-        table = trained.ds[list(names)].drop_attrs().drop_vars(CELL, errors="ignore")
-        table = table.assign({name: table[name].astype(np.float32) for name in TRAINED[str(settings.method)]})
     length = hist.sizes[TIME]
-    return Adjustment(settings, table, adjusted, units, calendar_of(model), length, counts, tuple(notes))
+    numbers = (parts_of(adjusted.shape, length) if parts is None else np.asarray(parts)).ravel()
+    tables = [_train_part(ref.isel({CELL: columns}), hist.isel({CELL: columns}), settings, units, number)
+              for number, columns in _columns(use, numbers)]  # fmt: skip
+    table = xr.Dataset()
+    if tables:
+        # In the order of the cells, which parts of several rows divide.
+        order = np.argsort(np.concatenate([columns for _, columns in _columns(use, numbers)]))
+        table = xr.concat(tables, CELL, data_vars="all", join="exact").isel({CELL: order})
+    return Adjustment(settings, table, adjusted, numbers, units, calendar_of(model), length, counts, tuple(notes))
+
+
+def _train_part(
+    ref: xr.DataArray, hist: xr.DataArray, settings: VariableSettings, units: str | None, number: int
+) -> xr.Dataset:
+    """Return the numbers of the method for the cells of a part."""
+    pair = [to_odds(_plain(cells), settings) for cells in (ref, hist)]
+    with _statistics(number, 0):
+        trained = _class_of(settings).train(*pair, **_train_options(settings, units))
+    names = TRAINED[str(settings.method)] + (FREQUENCIES if settings.wet_threshold is not None else ())
+    table = trained.ds[list(names)].drop_attrs().drop_vars(CELL, errors="ignore").transpose(..., CELL)
+    return table.assign({name: table[name].astype(np.float32) for name in TRAINED[str(settings.method)]})
+
+
+def parts_of(shape: tuple[int, ...], length: int) -> NDArray[np.int64]:
+    """Return the number of the part of each cell of a grid, for a reference period of some days.
+
+    A part is a piece of a row or several rows. Its cells are given to xsdba together: the more, the smaller the fixed
+    cost per cell; the fewer, the less memory. Parts do not depend on how a grid is divided into bands, and so neither
+    do random numbers.
+
+    Examples
+    --------
+    >>> parts_of((3, 4), PART_VALUES // 8).tolist()
+    [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]
+    >>> parts_of((2, 4), PART_VALUES // 2).tolist()
+    [[0, 0, 1, 1], [2, 2, 3, 3]]
+    """
+    width = shape[-1] if shape else 1
+    height = int(np.prod(shape[:-1], dtype=int))
+    most = max(1, PART_VALUES // max(length, 1))
+    rows, pieces = max(1, most // width), -(-width // most)
+    number = (np.arange(height) // rows)[:, None] * pieces + np.arange(width) * pieces // width
+    return number.reshape(shape).astype(np.int64)
+
+
+def _columns(use: NDArray[np.bool_], numbers: NDArray[Any]) -> list[tuple[int, NDArray[np.int64]]]:
+    """Return the number and the adjusted cells of each part with any."""
+    found = ((int(number), np.flatnonzero(use & (numbers == number))) for number in np.unique(numbers))
+    return [(number, columns) for number, columns in found if columns.size]
 
 
 def _bound_notes(ref: xr.DataArray, settings: VariableSettings) -> list[str]:
@@ -365,8 +420,8 @@ def running_windows(times: xr.DataArray, length: int) -> list[tuple[slice, slice
     Examples
     --------
     >>> times = xr.DataArray(np.arange("2000-01-01", "2060-01-01", dtype="M8[D]").astype("M8[ns]"), dims="time")
-    >>> [(w.start, w.stop, s.start, s.stop) for w, s in running_windows(times, 7305)]
-    [(0, 7305, 0, 7306), (5478, 12783, 7306, 10958), (9131, 16436, 10958, 14611), (14610, 21915, 14611, 21915)]
+    >>> [(w.start, w.stop, s.start, s.stop) for w, s in running_windows(times, 7305)]  # doctest: +ELLIPSIS
+    [(0, 7305, 0, 3653), (1826, 9131, 3653, 7305), (5479, 12784, 7305, 10958), ...]
     """
     size = times.size
     if size <= LONGEST * length:
@@ -480,7 +535,7 @@ def require_xsdba() -> Any:
 
 
 @contextmanager
-def _statistics(seed: int) -> Iterator[None]:
+def _statistics(*seed: int) -> Iterator[None]:
     """Give xsdba its random numbers, quietly: it uses NumPy's global generator, whose state is restored."""
     require_xsdba()
     with _GENERATOR, warnings.catch_warnings():
@@ -491,7 +546,7 @@ def _statistics(seed: int) -> Iterator[None]:
         warnings.filterwarnings("ignore", category=FutureWarning, module="xsdba")
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="xsdba")
         state = np.random.get_state()  # noqa: NPY002
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+        np.random.seed(seed)  # noqa: NPY002
         try:
             yield
         finally:
