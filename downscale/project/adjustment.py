@@ -135,14 +135,14 @@ class Adjustment:
 
     def apply(self, field: xr.DataArray) -> Adjusted:
         """Return the adjusted variable, and the numbers of values treated apart."""
-        require_daily(field, "the model")
+        days = require_daily(field, "the model")
         if calendar_of(field) != self.calendar:
             raise InputError(
                 f"{field.name}: expected the calendar {self.calendar!r} of the training, received "
                 f"{calendar_of(field)!r}; convert it with xarray's convert_calendar"
             )
         raw = in_units(field, self.units).load()
-        cells = _as_cells(raw)
+        cells = _as_cells(raw).assign_coords({TIME: days.values})
         use = self.adjusted.values.ravel()
         if cells.sizes[CELL] != use.size:
             raise InputError(f"{field.name}: expected {use.size} cells as trained, received {cells.sizes[CELL]}")
@@ -349,23 +349,20 @@ def calendar_of(field: xr.DataArray) -> str:
     return str(field[TIME].dt.calendar)
 
 
-def require_daily(field: xr.DataArray, label: str) -> None:
-    """Raise an InputError unless a variable has dates along ``time``, one step per day and in order."""
+def require_daily(field: xr.DataArray, label: str) -> xr.DataArray:
+    """Return the day of each step, or raise an InputError unless there is one step per day, in order."""
     if TIME not in field.dims or TIME not in field.coords or field[TIME].dtype.kind not in "MO":
         raise InputError(f"{field.name}: expected dates along 'time' in {label}, received none; see ncdump -h")
     size = field.sizes[TIME]
     if size < FEWEST_DAYS:
         raise InputError(f"{field.name}: expected at least a year of days in {label}, received {size} steps")
-    days = _days(field).to_index()
+    starts = field[TIME].dt.floor("D")
+    days = starts.to_index()
     if not days.is_unique or not days.is_monotonic_increasing:
         raise InputError(f"{field.name}: expected days in order, each once, in {label}; sort and average them by day")
     if (days[-1] - days[0]).days > 4 * size:
         raise InputError(f"{field.name}: expected daily values in {label}, received longer steps; use a daily record")
-
-
-def _days(field: xr.DataArray) -> xr.DataArray:
-    """Return the day of each step."""
-    return field[TIME].dt.floor("D")
+    return starts
 
 
 def align(observed: xr.DataArray, model: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray, list[str]]:
@@ -375,10 +372,9 @@ def align(observed: xr.DataArray, model: xr.DataArray) -> tuple[xr.DataArray, xr
     days, five or six days of the year are left out, spread over it. Days of the model without observations are missing
     in these; other days of the observations are left out.
     """
-    for part, label in ((observed, "the observations"), (model, "the model")):
-        require_daily(part, label)
     notes = []
-    observed, model = (part.assign_coords({TIME: _days(part)}) for part in (observed, model))
+    labels = {"the observations": observed, "the model": model}
+    observed, model = (part.assign_coords({TIME: require_daily(part, label)}) for label, part in labels.items())
     own, wanted = calendar_of(observed), calendar_of(model)
     if own != wanted:
         # Days of the year keep their season in a calendar of another length.
@@ -471,13 +467,11 @@ def _like(values: NDArray[Any], field: xr.DataArray) -> xr.DataArray:
 
 def _plain(cells: xr.DataArray) -> xr.DataArray:
     """Return values as xsdba takes them: units are converted here, and its own are dimensionless."""
-    days = _days(cells)
-    if days.dtype.kind == "O" and calendar_of(cells) in ("standard", "gregorian"):
+    if cells[TIME].dtype.kind == "O" and calendar_of(cells) in ("standard", "gregorian"):
         # The calendars differ before 1582 only, and xsdba warns of one of them.
-        cells = cells.assign_coords({TIME: days}).convert_calendar("proleptic_gregorian", dim=TIME, use_cftime=False)
-        days = cells[TIME]
+        cells = cells.convert_calendar("proleptic_gregorian", dim=TIME, use_cftime=False)
     return xr.DataArray(
-        cells.values, dims=(TIME, CELL), coords={TIME: days.values, CELL: np.arange(cells.sizes[CELL])},
+        cells.values, dims=(TIME, CELL), coords={TIME: cells[TIME].values, CELL: np.arange(cells.sizes[CELL])},
         attrs={"units": "1"}, name=cells.name,
     )  # fmt: skip
 

@@ -221,12 +221,13 @@ def _compute_blocks(
     package_options = {name: value for name, value in get_options().items() if name != "progress"}
     if profile is None:
         tasks = [block_task(blocks, i, recipe, options.resume, package_options) for i in indices]
-        with _progress_bar(len(tasks)) as advance, set_options(progress="off") if len(tasks) > 1 else nullcontext():
+        quiet = set_options(progress="off") if len(tasks) > 1 else nullcontext()
+        with show_progress(len(tasks), "blocks") as advance, quiet:
             return [_compute_here(task, advance) for task in tasks]
     tasks = [block_task(blocks, i, make_paths_absolute(recipe), options.resume, package_options) for i in indices]
     tasks = [replace(task, path=os.path.abspath(task.path)) for task in tasks]
     keys = [f"block-{i}-{task.fingerprint[:12]}" for i, task in enumerate(tasks)]
-    with _progress_bar(len(tasks)) as advance, client_of(profile, options.workers) as client:
+    with show_progress(len(tasks), "blocks") as advance, client_of(profile, options.workers) as client:
         return compute_on_cluster(client, compute_on_worker, tasks, keys, advance)
 
 
@@ -238,8 +239,8 @@ def _compute_here(task: BlockTask, advance: Callback) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress_bar(count: int) -> Iterator[Callback]:
-    """Yield a function to call after each block, which advances a progress bar on a terminal."""
+def show_progress(count: int, what: str) -> Iterator[Callback]:
+    """Yield a function to call after each task, which advances a progress bar on a terminal."""
     setting = option("progress")
     if count == 1 or setting == "off" or (setting == "auto" and not sys.stderr.isatty()):
         yield lambda: None
@@ -247,9 +248,9 @@ def _progress_bar(count: int) -> Iterator[Callback]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("blocks"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("blocks", total=count)
+        task = progress.add_task(what, total=count)
         yield lambda: progress.advance(task)
 
 
@@ -283,13 +284,20 @@ def _remove_blocks(blocks: BlockPlan) -> None:
 # One block.
 
 
-def compute_on_worker(task: BlockTask) -> dict[str, Any]:
-    """Compute a block on this worker of a cluster, with its own threads; other threads could wait for this one."""
+@contextmanager
+def use_worker_threads() -> Iterator[None]:
+    """Compute with the own threads of this worker of a cluster; other threads could wait for this one."""
     from distributed import get_worker
 
     threads = get_worker().state.nthreads
     settings: dict[str, Any] = {"scheduler": "threads", "num_workers": threads}
     with dask.config.set(settings if threads > 1 else {"scheduler": "synchronous"}), set_options(progress="off"):
+        yield
+
+
+def compute_on_worker(task: BlockTask) -> dict[str, Any]:
+    """Compute a block on this worker of a cluster."""
+    with use_worker_threads():
         return compute_block_file(task)
 
 
