@@ -60,6 +60,7 @@ def assess(
     variables: Any = None,
     settings: Mapping[str, Any] | None = None,
     labels: Sequence[str] = (),
+    more: Mapping[str, Mapping[str, xr.Dataset]] | None = None,
     paired: bool = False,
     indices: bool = True,
 ) -> Assessment:
@@ -78,6 +79,8 @@ def assess(
         Settings of the adjustment, which the quantile mapping of the baselines uses too.
     labels : sequence of str
         Baselines to compute, among ``BASELINES``.
+    more : mapping of label to mapping of experiment to Dataset, optional
+        Further fine fields, such as a member of an ensemble.
     paired : bool
         Whether days of the model correspond to those of the observations.
     indices : bool
@@ -87,9 +90,9 @@ def assess(
               FINE: fields.fine[HISTORICAL]}  # fmt: skip
     names = fields_in(stages, variables)
     chosen = [HISTORICAL, *fields.scenarios]
-    others = {}
+    others: dict[str, Mapping[str, xr.Dataset]] = dict(more or {})
     if labels:
-        others = baselines(
+        others |= baselines(
             fields.observed, fields.raw[HISTORICAL], {name: fields.raw[name] for name in chosen},
             {name: fields.adjusted[name] for name in chosen}, reference_period=reference, variables=names,
             settings=settings, labels=tuple(label for label in BASELINES if label in labels),

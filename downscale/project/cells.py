@@ -206,6 +206,12 @@ def select_period(ds: xr.Dataset, period: Any, label: str) -> xr.Dataset:
     return ds.isel({TIME: slice(chosen[0], chosen[-1] + 1) if contiguous else chosen})
 
 
+def period_words(ds: xr.Dataset, period: Any) -> str:
+    """Return the first and last year of a period, by default those of a record."""
+    years = ds[TIME].dt.year.values[[0, -1]] if period is None else period
+    return f"{years[0]}-{years[1]}"
+
+
 def fields_in(datasets: Mapping[str, xr.Dataset], variables: Any = None) -> list[str]:
     """Return the variables that all Datasets have, or the requested ones."""
     if variables is not None:

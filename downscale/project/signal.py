@@ -20,6 +20,7 @@ from downscale.project.cells import (
     field_of,
     fields_in,
     grid_variables,
+    period_words,
     read,
     select_period,
 )
@@ -97,8 +98,8 @@ def change_signal(
     ds = xr.Dataset(results, {"candidate": list(reference)})
     grid = grid_variables(coarse, cells.coarse_axes)
     attrs: dict[str, Any] = {"Conventions": "CF-1.11", "wet_day": f"{wet_day:g} mm per day", "variables": names}
-    for key, years in zip(("reference_period", "future_period"), periods, strict=True):
-        attrs[key] = "all days" if years is None else f"{years[0]}-{years[1]}"
+    for key, datasets, years in zip(("reference_period", "future_period"), (reference, future), periods, strict=True):
+        attrs[key] = period_words(next(iter(datasets.values())), years)
     return ds.assign_coords(grid.variables).assign_attrs(attrs)
 
 

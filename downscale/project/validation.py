@@ -27,6 +27,7 @@ from downscale.project.cells import (
     field_of,
     fields_in,
     grid_variables,
+    period_words,
     read,
     select_period,
 )
@@ -172,7 +173,7 @@ def validate(
     grid = grid_variables(datasets[OBSERVED], cells.axes)
     attributes = {
         "Conventions": "CF-1.11", "title": "Validation of fine projections", "variables": names,
-        "period": "all days" if period is None else f"{period[0]}-{period[1]}", "wet_day": f"{wet_day:g} mm per day",
+        "period": period_words(datasets[OBSERVED], period), "wet_day": f"{wet_day:g} mm per day",
         "days_correspond": str(paired), "versions": json.dumps(library_versions()),
     }  # fmt: skip
     return xr.Dataset(scores, coords, attributes).assign_coords(grid.variables)
