@@ -249,6 +249,22 @@ def test_an_appended_period_is_not_appended_again(here):
     assert top() == {"in.nc", "early.nc", "late.nc", "out.zarr", ".out.zarr.manifest"}
 
 
+def test_an_append_killed_before_its_last_renaming_is_resumed(here):
+    """The manifest of the new store lies beside the old one."""
+    periods()
+    good(append("early.nc"))
+    shutil.copytree("out.zarr", "old.zarr")
+    good(append("late.nc", "--blocks", 4))
+    expected = chunks("out.zarr")
+    shutil.rmtree("out.zarr")
+    Path("old.zarr").rename("out.zarr")
+    good(append("late.nc", "--blocks", 4, "--resume"))
+    assert chunks("out.zarr") == expected
+    history = xr.open_zarr("out.zarr").attrs["history"].splitlines()
+    assert len(history) == 2
+    assert all(" downscale " in line for line in history)
+
+
 @pytest.mark.slow
 def test_a_killed_append_leaves_the_old_store(here):
     periods(240, 8)

@@ -81,6 +81,9 @@ def merge_stores(
         merged = _open(scratch, "r+").group
         for name, array in merged.arrays():
             _fill(scratch, name, array, pieces, dim)
+        if is_extension:
+            histories = [str(piece.group.attrs.get("history", "")) for piece in (pieces[1], pieces[0])]
+            merged.attrs["history"] = "\n".join(filter(None, histories))
         _set_attributes(scratch, merged, report, packings or {})
         if finish is not None:
             finish(scratch)

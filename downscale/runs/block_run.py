@@ -36,7 +36,15 @@ from downscale.output import to_netcdf, to_zarr
 from downscale.process.interrupts import Stopped, Terminated, raise_if_signalled, signal_word, use_end_message
 from downscale.runs.blocks import BlockPlan, make_paths_absolute, require_later, split_name, stride
 from downscale.runs.clusters import client_of, compute_on_cluster, profile_of
-from downscale.runs.manifest import clear, read_checksum, read_manifest, remove_manifest, sweep, write_manifest
+from downscale.runs.manifest import (
+    checked_store,
+    clear,
+    read_checksum,
+    read_manifest,
+    remove_manifest,
+    sweep,
+    write_manifest,
+)
 from downscale.runs.recipe import Recipe, parse_recipe
 from downscale.runs.single import STORE, build_request, check_options, fields_to_check, open_input
 from downscale.steps.detail import share_tables
@@ -153,14 +161,16 @@ def run_blocks(recipe: Recipe, blocks: BlockPlan, names: Iterable[str], options:
         if manifest is not None:
             _remove_blocks(blocks)
             return Result(parse_report(manifest["report"]), [blocks.target], len(indices), len(indices))
+    previous = ""
     if blocks.existing_store is not None:
+        previous = checked_store(blocks.existing_store)
         require_later(blocks)
     with _report_early_end(blocks):
         sweep([*(blocks.paths[i] for i in indices), *([] if options.block is not None else [blocks.target])])
         entries = _compute_blocks(recipe, blocks, options, indices)
         report = merge_reports(parse_report(entry["report"]) for entry in entries)
         if blocks.merge and options.block is None and blocks.paths != [blocks.target]:
-            _merge(recipe, blocks, names, report)
+            _merge(recipe, blocks, names, report, previous)
     files = blocks.outputs if options.block is None else [blocks.paths[options.block]]
     return Result(report, files, len(entries), sum(entry["kept"] for entry in entries))
 
@@ -255,9 +265,12 @@ def show_progress(count: int, what: str) -> Iterator[Callback]:
 
 
 def _merge(
-    recipe: Recipe, blocks: BlockPlan, names: Iterable[str], report: ConservationReport | None
+    recipe: Recipe, blocks: BlockPlan, names: Iterable[str], report: ConservationReport | None, previous: str
 ) -> None:  # fmt: skip
-    """Merge the blocks, write the manifest of the merged file and remove the blocks."""
+    """Merge the blocks, write the manifest of the merged file and remove the blocks.
+
+    ``previous`` is the checksum of the store to which they are appended, if any.
+    """
     packing = recipe.output.packing
     packings = dict(packing) if isinstance(packing, dict) else dict.fromkeys(names, packing) if packing else {}
     values = None if report is None else report.to_dict()
@@ -265,8 +278,8 @@ def _merge(
     checksums = [read_checksum(path) for path in blocks.paths]
     arguments = blocks.paths, blocks.target, blocks.record.dim, checksums, report, packings
     if blocks.is_store:
-        # If the process is killed before the last renaming, the old store does not have the checksum of this manifest.
-        seal = partial(write_manifest, blocks.target, blocks.fingerprint, blocks.span, values)
+        # Before the last renaming: a store that is complete has its manifest, and is not extended twice.
+        seal = partial(write_manifest, blocks.target, blocks.fingerprint, blocks.span, values, previous)
         retry(merge_stores, *arguments, append=blocks.append, finish=seal)
     else:
         remove_manifest(blocks.target)

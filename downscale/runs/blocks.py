@@ -25,12 +25,11 @@ from downscale.cf.times import cmip_frequency, date_bounds, step_lengths, time_n
 from downscale.engine.plan import Plan, readable_bytes
 from downscale.errors import InputError, OptionError, OutputError, pluralise
 from downscale.io.encoding import SHORT
-from downscale.io.merge import checksum
 from downscale.io.paths import address_of, check_netcdf, check_target, sources_of
 from downscale.io.store import check_store
 from downscale.methods.registry import SUFFIX
 from downscale.request import Request
-from downscale.runs.manifest import clear, fingerprint, is_own, manifest_path, read_checksum, remove_manifest
+from downscale.runs.manifest import clear, fingerprint, is_own, manifest_path, remove_manifest
 from downscale.runs.recipe import Recipe
 from downscale.runs.single import SAMPLE, STORE, has_means, static_sources
 from downscale.steps.prepare import split_request
@@ -386,13 +385,7 @@ def check_outputs(
 
 
 def require_later(blocks: BlockPlan) -> None:
-    """Raise an error unless the record follows the store to which it is appended, which is as it was checked."""
-    expected = read_checksum(blocks.target)
-    if expected and checksum(blocks.target) != expected:
-        raise OutputError(
-            f"expected {blocks.target} as it was checked, received other bytes; write it again, or remove "
-            f"{manifest_path(blocks.target)} if the change is meant"
-        )
+    """Raise an InputError unless the record follows the store to which it is appended."""
     with xr.open_zarr(blocks.target, chunks=None, decode_coords="all", consolidated=False) as ds:
         old = record_of(ds)
     dates = blocks.record.dates

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from downscale.errors import OutputError
 from downscale.io.leases import orphan_target, temporary_beside
 from downscale.io.library import plain_file
 from downscale.io.merge import checksum, files_of
@@ -86,13 +87,17 @@ def manifest_path(path: Path) -> Path:
 
 def write_manifest(
     path: Path, request_fingerprint: str, span: tuple[int, int], report: dict[str, Any] | None,
-    content: Path | None = None,
+    previous: str = "", content: Path | None = None,
 ) -> None:  # fmt: skip
-    """Write the manifest of a finished file or store, with its checksum; ``content`` is its temporary name, if any."""
+    """Write the manifest of a finished file or store, with its checksum.
+
+    ``content`` is its temporary name, if any, and ``previous`` the checksum of the store that it extends.
+    """
     content = content or path
     facts = {
         "format": FORMAT, "file": path.name, "request": request_fingerprint, "steps": list(span),
         "bytes": _size(content), "sha256": checksum(content), "report": report,
+        "previous": previous,
     }  # fmt: skip
     with temporary_beside(manifest_path(path)) as scratch:
         scratch.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
@@ -106,6 +111,20 @@ def _size(path: Path) -> int:
 def read_checksum(path: Path) -> str:
     """Return the checksum in the manifest of a finished file, empty without a readable manifest."""
     return str(_read_facts(path).get("sha256", ""))
+
+
+def checked_store(path: Path) -> str:
+    """Return the checksum of a store; raises an OutputError if its manifest has another.
+
+    A process that is killed while it extends a store leaves the new manifest beside the old store.
+    """
+    facts, received = _read_facts(path), checksum(path)
+    if facts and received not in (facts.get("sha256"), facts.get("previous")):
+        raise OutputError(
+            f"expected {path} as it was checked, received other bytes; write it again, or remove "
+            f"{manifest_path(path)} if the change is meant"
+        )
+    return received
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
