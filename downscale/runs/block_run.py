@@ -231,9 +231,10 @@ def _compute_blocks(
     package_options = {name: value for name, value in get_options().items() if name != "progress"}
     if profile is None:
         tasks = [block_task(blocks, i, recipe, options.resume, package_options) for i in indices]
-        quiet = set_options(progress="off") if len(tasks) > 1 else nullcontext()
-        with show_progress(len(tasks), "blocks") as advance, quiet:
-            return [_compute_here(task, advance) for task in tasks]
+        # Options change when they are set, which the bar of blocks must precede.
+        with show_progress(len(tasks), "blocks") as advance:
+            with set_options(progress="off") if len(tasks) > 1 else nullcontext():
+                return [_compute_here(task, advance) for task in tasks]
     tasks = [block_task(blocks, i, make_paths_absolute(recipe), options.resume, package_options) for i in indices]
     tasks = [replace(task, path=os.path.abspath(task.path)) for task in tasks]
     keys = [f"block-{i}-{task.fingerprint[:12]}" for i, task in enumerate(tasks)]
