@@ -250,7 +250,7 @@ def _find_remapping(static: xr.Dataset, grid: Any, option: str, axes: Horizontal
     )
     return _Remapping(
         _plane(field, source_axes, option),
-        lambda values: _remap(values, rows, columns),
+        _separable_remap(rows, columns),
         covered_fraction,
         least_coverage,
     )
@@ -380,13 +380,14 @@ def _fill_with_zero(values: NDArray[Any]) -> Floats:
     return numbers if np.isfinite(numbers).all() else np.nan_to_num(numbers)
 
 
-def _remap(values: NDArray[Any], rows: csr_array, columns: csr_array) -> Floats:
-    values_or_zero = _fill_with_zero(values)
+def _separable_remap(rows: csr_array, columns: csr_array) -> Callable[[NDArray[Any]], Floats]:
+    """Return the function that maps a field by weights of rows and of columns."""
     order = _permutation(rows), _permutation(columns)
     if order[0] is not None and order[1] is not None:
         # Cells that agree are copied, not multiplied, so that values are bit-identical.
-        return values_or_zero[np.ix_(order[0], order[1])]
-    return (columns @ (rows @ values_or_zero).T).T
+        places = np.ix_(order[0], order[1])
+        return lambda values: _fill_with_zero(values)[places]
+    return lambda values: (columns @ (rows @ _fill_with_zero(values)).T).T
 
 
 def _permutation(weights: csr_array) -> NDArray[np.int64] | None:
