@@ -125,6 +125,10 @@ def _form(value: Any) -> str | None:
     return None if all(item in FORMS for item in values) else f"one of {listing(FORMS)}"
 
 
+def _quantiles(value: Any) -> str | None:
+    return next(filter(None, map(_whole_number(1, MOST_QUANTILES + 1), values_of(value))), None)
+
+
 def _weight(value: Any) -> str | None:
     return None if value == "auto" or _number(0, 1)(value) is None else "'auto' or a number from 0 to 1"
 
@@ -279,11 +283,13 @@ class Request:
         error, from independent parts of the record (its years, or runs of five days if there are fewer than five).
         Records with too few parts get 0, and climatologies without years get 1.""", _weight,
     )  # fmt: skip
-    climatology_quantiles: int = argument(
-        1, "int", int, "Number of details of each label, by the rank of the coarse value in the observations.",
+    climatology_quantiles: Any = argument(
+        1, "int or mapping of name to int", int | dict[str, int],
+        "Number of details of each label, by the rank of the coarse value in the observations.",
         """With more than one, such as 4, the detail is that of cold or warm, dry or wet times of the label, linear
-        between them. Ranks are those within the observations: adjust the bias of a model first. Needs a record.""",
-        _whole_number(1, MOST_QUANTILES + 1),
+        between them. Ranks are those within the observations: adjust the bias of a model first. Needs a record. A
+        variable that a mapping leaves out has one.""",
+        _quantiles,
     )  # fmt: skip
     footprint: Any = argument(
         None, "str, Psf, ArrayPsf or array, optional", str | None, "Footprint that coarse values are averages with.",
@@ -404,6 +410,10 @@ class Request:
         from downscale.kernels.sobolev import LINE_ORDER
 
         return LINE_ORDER if self.order is None else self.order
+
+    def quantiles_for(self, name: str) -> int:
+        """Return the number of details of each label of one variable."""
+        return int(value_for(self.climatology_quantiles, name) or 1)
 
     def quantity_for(self, name: str) -> str | None:
         """Return the requested quantity of one variable: sums, means, or None."""

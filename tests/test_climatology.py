@@ -171,6 +171,19 @@ def test_quantiles_find_a_detail_that_depends_on_the_coarse_value(rain: bool) ->
     assert "quantiles=4" in four.attrs["downscale_settings"]
 
 
+def test_quantiles_of_one_variable_leave_others_as_they_are() -> None:
+    observed = record()
+    name = str(next(iter(observed.data_vars)))
+    observed = observed.assign(second=observed[name] * 2)
+    coarse = downscale.coarsen(observed, FACTOR)
+    fine = coarse.downscale(FACTOR, climatology=observed, climatology_quantiles={name: 4})
+    for own, count in ((name, 4), ("second", 1)):
+        alone = coarse.downscale(FACTOR, climatology=observed, climatology_quantiles=count)
+        np.testing.assert_array_equal(fine[own], alone[own])
+    with pytest.raises(OptionError, match="climatology_quantiles of variables among"):
+        coarse.downscale(FACTOR, climatology=observed, climatology_quantiles={"tos": 4})
+
+
 def test_short_records_have_fewer_quantiles_whatever_the_months_of_the_coarse_maps() -> None:
     observed = record(count=100)
     coarse = coarse_of(observed)

@@ -186,6 +186,21 @@ def parse_form(text: str) -> Any:
     return {name.strip(): form.strip() for name, _, form in (part.rpartition(":") for part in text.split(","))}
 
 
+def parse_quantiles(text: str) -> Any:
+    """Return a number of quantiles, or a mapping of these from ``NAME:NUMBER,NAME:NUMBER``.
+
+    Examples
+    --------
+    >>> parse_quantiles("4"), parse_quantiles("tas:4, pr:1")
+    (4, {'tas': 4, 'pr': 1})
+    """
+    try:
+        return int(text) if ":" not in text else {name: int(count) for name, count in parse_form(text).items()}
+    except ValueError:
+        name = spell("climatology_quantiles")
+        raise OptionError(f"expected {name} as a whole number or NAME:NUMBER, received {text!r}") from None
+
+
 def parse_weight(text: str) -> Any:
     """Return "auto", or a number.
 
@@ -282,7 +297,7 @@ SYNTAX: dict[str, tuple[str, Callable[[str], Any] | None]] = {
     "climatology_by": ("auto, none, month, season, dayofyear, hour, month-hour", str),
     "climatology_form": ("auto, additive, ratio, or by variable pr:ratio", parse_form),
     "climatology_weight": ("auto, or a number", parse_weight),
-    "climatology_quantiles": ("e.g. 4", None),
+    "climatology_quantiles": ("e.g. 4, or by variable tas:4,pr:4", parse_quantiles),
     "orog": ("a file", None),
     "lapse_rate": ("e.g. -6.5e-3, or auto; needs --orog", parse_rate),
     "relief_smoothing": ("0 for none; needs --lapse-rate", parse_smoothing),

@@ -154,7 +154,7 @@ def _observed(
     scale = _conversion(maps, ds[name], name, ratio, what)
     _require_finer(there, axes, target, what)
     labels, label, parts, maps = _labelled(source, maps, ds, name, request, what)
-    if parts is None and request.climatology_quantiles > 1:
+    if parts is None and request.quantiles_for(name) > 1:
         raise InputError(
             f"expected {what} with the times of a record for {spell('climatology_quantiles')}, received a climatology; "
             "pass the record, or 1 quantile"
@@ -177,7 +177,7 @@ def _observed(
         notes.append(f"{name}: climatology does not cover {regrid.uncovered}, the method alone there")
     extensive = (request.quantity_for(name) or quantity_of(ds[name])) == "extensive"
     area = np.asarray(there.grid.cell_area) if extensive else None
-    count = request.climatology_quantiles
+    count = request.quantiles_for(name)
     if count > 1 and parts is not None and weight is None:
         # Of all labels, also those that the coarse maps lack, so that every block of a run has as many.
         own = [parts[label == one] for one in np.unique(label)]

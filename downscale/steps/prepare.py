@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
 # Key of the noise shared by all outputs of a model.
 MODEL_KEY = "model"
+# Arguments that may be mappings of variables to values.
+BY_VARIABLE = (
+    "quantity", "lapse_rate", "relief_smoothing", "transform", "climatology_form", "climatology_quantiles"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +104,7 @@ def plan_maps(ds: xr.Dataset, request: Request) -> MapPlan:
             "cells; name other variables in data_vars, or use factor="
         )
     fields = [name for name in names if name not in codes]
-    for option in ("quantity", "lapse_rate", "relief_smoothing", "transform", "climatology_form"):
+    for option in BY_VARIABLE:
         require_variables(option, getattr(request, option), names)
     orderings = find_orderings(ds, fields, request)
     given = {key: on_fine_grid(ds, key[0], bound, axes, target) for key, bound in orderings.given.items()}
