@@ -14,7 +14,7 @@ from downscale.engine.apply import compute_maps
 from downscale.engine.job import Job
 from downscale.request import Request
 from downscale.steps.climatology import Observations
-from downscale.steps.detail import estimate, on_fine
+from downscale.steps.detail import PIECE, estimate, on_fine
 from downscale.steps.jobs import kernel_alone
 from downscale.steps.prepare import MapPlan, plan_maps
 
@@ -96,6 +96,7 @@ def left_out_errors(observed: Observations, job: Job, mask: Any = None) -> tuple
     parts = observed.parts
     if parts is None or np.unique(parts).size < 2 or not observed.wanted.size:
         return None
+    observed = observed.in_memory(PIECE)
     numbers = np.searchsorted(np.unique(parts), parts)
     folds = min(FOLDS, int(numbers.max()) + 1)
     valid = None if mask is None else np.asarray(mask) > 0.5

@@ -76,6 +76,13 @@ class Observations:
         more += "" if self.quantiles == 1 else f" quantiles={self.quantiles}"
         return f"climatology {name}({'ratio' if self.ratio else 'additive'} by={self.labels}{more})"
 
+    def in_memory(self, most: int) -> Observations:
+        """Return these observations, read at once if they have at most ``most`` values: each reading takes time."""
+        if self.maps.chunks is None or self.maps.size > most:
+            return self
+        with dask.config.set(scheduler="synchronous"):
+            return replace(self, maps=self.maps.compute())
+
     def read(self, first: int, last: int) -> Floats:
         """Return some maps in float64, in the units of the coarse variable."""
         factor, offset = self.scale

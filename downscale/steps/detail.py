@@ -115,6 +115,7 @@ def estimate(observed: Observations, job: Job, mask: Any = None) -> tuple[NDArra
     if not wanted.size:
         # Such as a block of months that the record lacks.
         return np.zeros((1, _terms(observed), *job.fine.shape), np.float32), []
+    observed = observed.in_memory(PIECE)
     valid = None if mask is None else np.asarray(mask) > 0.5
     count = observed.quantiles
     nodes, edges = _divisions(observed, plain, valid) if count > 1 else (np.empty(0), None)
