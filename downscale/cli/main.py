@@ -211,6 +211,46 @@ def _run_recipe(recipe: Any, *, max_memory: str | None, **options: Any) -> None:
         _print_outcome(run_recipe(recipe, command=shlex.join(["downscale", *typed_arguments.get()]), **options))
 
 
+PROJECT = {name: option for name, option in RUN.items() if name != "block"}
+
+
+@app.command()
+@with_options(**PROJECT)
+def project(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yml", help="The recipe.")],
+    use_demo: Annotated[
+        bool, typer.Option("--demo", help="Run the recipe on synthetic daily weather instead of its files.")
+    ] = False,
+    **options: Any,
+) -> None:
+    """Make fine projections from models and observations: adjust, downscale, validate."""
+    from downscale.options import set_options
+    from downscale.project.recipe import load_project
+
+    output = {f"output.{name}": options.pop(name) for name in ("blocks", "merge")}
+    changes = {key: value for key, value in output.items() if value is not None}
+    max_memory = options.pop("max_memory")
+    if use_demo:
+        from downscale.project.demo import demo_changes
+
+        changes |= demo_changes(recipe, changes)
+    checked = load_project(recipe, changes)
+    for experiments in checked.experiments().values():
+        _require_input(*(path for paths in experiments.values() for path in _names(paths)))
+    _require_input(*_names(checked.observations))
+    if max_memory is not None:
+        set_options(max_memory=max_memory)
+    from downscale.process.computing import use_threads_by_default
+    from downscale.project.run import run_project
+
+    with use_threads_by_default():
+        say(repr(run_project(checked, command=shlex.join(["downscale", *typed_arguments.get()]), **options)))
+
+
+def _names(paths: str | list[str]) -> list[str]:
+    return [paths] if isinstance(paths, str) else paths
+
+
 def _print_outcome(outcome: Any) -> None:
     if outcome.conservation is None and not outcome.files:
         say(repr(outcome.plan))
