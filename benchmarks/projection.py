@@ -45,14 +45,14 @@ from measure import command_of, table, write_section
 
 import downscale
 from downscale.check.climatology import climatology_validation
-from downscale.project.adjustment import train
-from downscale.project.assess import HISTORICAL, Assessment, Fields, assess, write_assessment
-from downscale.project.baselines import BASELINES
-from downscale.project.cells import select_period
-from downscale.project.families import from_adjustable, to_adjustable
-from downscale.project.settings import settings_for
-from downscale.project.signal import signal_error
-from downscale.project.validation import to_markdown
+from downscale.projections.adjustment import train
+from downscale.projections.assess import HISTORICAL, Assessment, Fields, assess, write_assessment
+from downscale.projections.baselines import BASELINES
+from downscale.projections.cells import select_period
+from downscale.projections.families import from_adjustable, to_adjustable
+from downscale.projections.settings import settings_for
+from downscale.projections.signal import signal_error
+from downscale.projections.validation import to_markdown
 from downscale.request import read_request
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

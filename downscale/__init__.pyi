@@ -18,6 +18,7 @@ from downscale.options import get_options as get_options
 from downscale.options import set_options as set_options
 from downscale.output import to_netcdf as to_netcdf
 from downscale.output import to_zarr as to_zarr
+from downscale.projections.api import project as project
 from downscale.runs.compression import encode as encode
 from downscale.runs.pipeline import run as run
 from downscale.steps.coarsen import cell_area as cell_area

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from downscale.errors import InputError, OptionError
-from downscale.project.adjustment import Adjustment, align, load, running_windows, train
-from downscale.project.families import from_adjustable, to_adjustable
-from downscale.project.settings import VariableSettings, settings_for, threshold_in
+from downscale.projections.adjustment import Adjustment, align, load, running_windows, train
+from downscale.projections.families import from_adjustable, to_adjustable
+from downscale.projections.settings import VariableSettings, settings_for, threshold_in
 
 OBSERVED = "projection_berlin_obs_0p5deg_daily_1979-2014.nc"
 HISTORICAL, FUTURE = (

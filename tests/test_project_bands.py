@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from downscale.errors import InputError, OptionError, OutputError
-from downscale.project import adjustment
-from downscale.project.adjustment import parts_of, train
-from downscale.project.bands import AdjustedRecords, adjust_records
-from downscale.project.plan import Band, plan_bands
-from downscale.project.settings import settings_for
+from downscale.projections import adjustment
+from downscale.projections.adjustment import parts_of, train
+from downscale.projections.bands import AdjustedRecords, adjust_records
+from downscale.projections.plan import Band, plan_bands
+from downscale.projections.settings import settings_for
 
 # Three parts of rows for a reference period of three years, if parts are small.
 SHAPE, YEARS, SMALL_PART = (6, 9), (2000, 2002), 20_000
@@ -220,7 +220,7 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from downscale.project import adjustment
+from downscale.projections import adjustment
 adjustment.PART_VALUES = {part}
 from test_project_bands import adjust
 files = {{name: Path({folder!r}) / f"{{name}}.nc" for name in ("observed", "historical", "ssp585")}}
@@ -330,7 +330,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_project_bands import opened, QUICK
 from downscale.options import set_options
-from downscale.project.bands import adjust_records
+from downscale.projections.bands import adjust_records
 files = {{name: Path({folder!r}) / f"{{name}}.nc" for name in ("observed", "historical", "ssp585")}}
 ds = opened(files)
 with set_options(max_memory="2GB"):

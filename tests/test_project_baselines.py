@@ -9,9 +9,9 @@ import pytest
 import xarray as xr
 from test_project_validation import coarse_of, daily
 
-from downscale.project.assess import Fields, assess, write_assessment
-from downscale.project.baselines import BASELINES, baselines, bcsd, interpolate, map_quantiles, monthly_means
-from downscale.project.scores import Days, cycle_weights
+from downscale.projections.assess import Fields, assess, write_assessment
+from downscale.projections.baselines import BASELINES, baselines, bcsd, interpolate, map_quantiles, monthly_means
+from downscale.projections.scores import Days, cycle_weights
 
 YEARS = (2001, 2002)
 WHOLE_YEAR = {name: {"group": "time", "interp": "nearest"} for name in ("tas", "tasrange", "tasskew", "pr")}

@@ -10,8 +10,8 @@ import xarray as xr
 from project_fields import daily, model
 
 from downscale.errors import DownscaleError, GridError, InputError, OptionError
-from downscale.project.recipe import Periods, load_project, models_of
-from downscale.project.records import ModelRecords, align_records
+from downscale.projections.recipe import Periods, load_project, models_of
+from downscale.projections.records import ModelRecords, align_records
 
 OBSERVED = daily((2001, 2003))
 HISTORICAL = model((2001, 2003))

@@ -12,8 +12,8 @@ from project_fields import daily, model
 
 import downscale
 from downscale.errors import DownscaleError, OutputError
-from downscale.project.api import project
-from downscale.project.outcome import Projection
+from downscale.projections.api import project
+from downscale.projections.outcome import Projection
 
 NAMES = ("tas", "tasmin", "tasmax", "pr")
 # By month, which takes a tenth of the time of days of the year.

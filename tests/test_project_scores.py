@@ -12,8 +12,8 @@ from scipy.stats import wasserstein_distance as scipy_distance
 
 from downscale.cf.horizontal import horizontal
 from downscale.errors import InputError
-from downscale.project.cells import CoarseCells
-from downscale.project.scores import (
+from downscale.projections.cells import CoarseCells
+from downscale.projections.scores import (
     Days,
     Layout,
     add_sums,

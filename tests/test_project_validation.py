@@ -11,11 +11,11 @@ import xarray as xr
 
 import downscale
 from downscale.errors import GridError, InputError, OptionError
-from downscale.project import cells
-from downscale.project.indices import annual_indices
-from downscale.project.page import write_page
-from downscale.project.signal import change_signal, signal_error
-from downscale.project.validation import to_csv, to_markdown, validate, without_trend, write_tables
+from downscale.projections import cells
+from downscale.projections.indices import annual_indices
+from downscale.projections.page import write_page
+from downscale.projections.signal import change_signal, signal_error
+from downscale.projections.validation import to_csv, to_markdown, validate, without_trend, write_tables
 
 CALENDARS = ("standard", "noleap", "360_day")
 SHAPE = (4, 6)

@@ -225,13 +225,13 @@ def project(
 ) -> None:
     """Make fine projections from models and observations: adjust, downscale, validate."""
     from downscale.options import set_options
-    from downscale.project.recipe import load_project
+    from downscale.projections.recipe import load_project
 
     output = {f"output.{name}": options.pop(name) for name in ("blocks", "merge")}
     changes = {key: value for key, value in output.items() if value is not None}
     max_memory = options.pop("max_memory")
     if use_demo:
-        from downscale.project.demo import demo_changes
+        from downscale.projections.demo import demo_changes
 
         changes |= demo_changes(recipe, changes)
     checked = load_project(recipe, changes)
@@ -241,7 +241,7 @@ def project(
     if max_memory is not None:
         set_options(max_memory=max_memory)
     from downscale.process.computing import use_threads_by_default
-    from downscale.project.run import run_project
+    from downscale.projections.run import run_project
 
     with use_threads_by_default():
         say(repr(run_project(checked, command=shlex.join(["downscale", *typed_arguments.get()]), **options)))

@@ -9,9 +9,9 @@ from typing import Any
 import xarray as xr
 
 from downscale.conservation.report import ConservationReport
-from downscale.project.figures import draw_pictures
-from downscale.project.signal import signal_error
-from downscale.project.validation import heading_of, tables_of
+from downscale.projections.figures import draw_pictures
+from downscale.projections.signal import signal_error
+from downscale.projections.validation import heading_of, tables_of
 from downscale.report.page import render_page, write_texts
 from downscale.version import library_versions
 
@@ -47,9 +47,9 @@ def write_page(
     conservation : mapping of str to ConservationReport, optional
         Reports of the fine files as written, by experiment.
     scores : Dataset, optional
-        Result of :func:`~downscale.project.validation.validate`.
+        Result of :func:`~downscale.projections.validation.validate`.
     signals : mapping of str to Dataset, optional
-        Results of :func:`~downscale.project.signal.change_signal` by scenario.
+        Results of :func:`~downscale.projections.signal.change_signal` by scenario.
     recipe, command : str
         The recipe as text, and the command line that reproduces the run.
     """

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from downscale.check.conservation import convert_units
 from downscale.errors import InputError
-from downscale.project.cells import TIME
-from downscale.project.scores import as_daily_rain
+from downscale.projections.cells import TIME
+from downscale.projections.scores import as_daily_rain
 
 Floats = NDArray[np.float64]
 MISSING = "downscale project needs {name}: pip install 'downscale-climate[project]'"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from downscale.cf.horizontal import Horizontal, horizontal
 from downscale.cf.quantities import automatic_form, rain_reason
 from downscale.errors import InputError, listing
-from downscale.project.cells import (
+from downscale.projections.cells import (
     TIME,
     CoarseCells,
     bands,
@@ -24,7 +24,7 @@ from downscale.project.cells import (
     read,
     select_period,
 )
-from downscale.project.scores import quantiles_of, sort_days
+from downscale.projections.scores import quantiles_of, sort_days
 
 Floats = NDArray[np.float64]
 Years = tuple[int, int]

@@ -21,13 +21,13 @@ from downscale.errors import OptionError, OutputError, listing, pluralise
 from downscale.io.paths import OVERWRITE, plain_path, require_folder, sources_of
 from downscale.io.write import Storage, write_checked
 from downscale.process.computing import progress_bar
-from downscale.project.bands import adjust_records
-from downscale.project.families import to_adjustable
-from downscale.project.outcome import Projection
-from downscale.project.recipe import HISTORICAL, ProjectRecipe, load_project
-from downscale.project.records import ModelRecords, align_records, in_years
-from downscale.project.settings import VariableSettings, settings_for
-from downscale.project.summary import assess_model
+from downscale.projections.bands import adjust_records
+from downscale.projections.families import to_adjustable
+from downscale.projections.outcome import Projection
+from downscale.projections.recipe import HISTORICAL, ProjectRecipe, load_project
+from downscale.projections.records import ModelRecords, align_records, in_years
+from downscale.projections.settings import VariableSettings, settings_for
+from downscale.projections.summary import assess_model
 from downscale.runs.blocks import parse_blocks
 from downscale.runs.manifest import input_identities, read_manifest, remove_manifest, write_manifest
 from downscale.runs.pipeline import run as run_recipe

@@ -18,8 +18,8 @@ from downscale.cf.quantities import cell_methods, same_quantity, standard_name_o
 from downscale.cf.times import calendar_of, cmip_frequency, time_name
 from downscale.cf.units import convert, fits
 from downscale.errors import GridError, InputError, listing
-from downscale.project.families import from_adjustable
-from downscale.project.recipe import HISTORICAL, Periods
+from downscale.projections.families import from_adjustable
+from downscale.projections.recipe import HISTORICAL, Periods
 from downscale.steps.prepare import pick_variables
 
 # A shorter record does not contain the seasons.

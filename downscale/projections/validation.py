@@ -19,7 +19,7 @@ from downscale.cf.quantities import automatic_form, rain_reason
 from downscale.errors import InputError, OptionError
 from downscale.evaluation.table import format_number, format_table, write_table
 from downscale.metrics.distribution import Distribution
-from downscale.project.cells import (
+from downscale.projections.cells import (
     TIME,
     CoarseCells,
     bands,
@@ -31,8 +31,8 @@ from downscale.project.cells import (
     read,
     select_period,
 )
-from downscale.project.indices import INDICES, annual_indices, available_indices, wet_day_percentile
-from downscale.project.scores import (
+from downscale.projections.indices import INDICES, annual_indices, available_indices, wet_day_percentile
+from downscale.projections.scores import (
     MAP_SCORES,
     OWN_UNITS,
     RAIN_STATISTICS,
@@ -49,7 +49,7 @@ from downscale.project.scores import (
     square_sums,
     wasserstein_distance,
 )
-from downscale.project.signal import WET_DAY, Years, change_signal
+from downscale.projections.signal import WET_DAY, Years, change_signal
 from downscale.version import library_versions
 
 __all__ = ["change_signal", "to_csv", "to_markdown", "validate", "write_tables"]

@@ -30,7 +30,7 @@ def draw_bias_maps(scores: xr.Dataset, name: str, key: str = "mean") -> Figure:
     Parameters
     ----------
     scores : Dataset
-        Result of :func:`~downscale.project.validation.validate`.
+        Result of :func:`~downscale.projections.validation.validate`.
     name, key : str
         A variable and a statistic, such as "mean" or "p98".
     """
@@ -49,7 +49,7 @@ def draw_signal_maps(signal: xr.Dataset, name: str, key: str = "mean") -> Figure
     Parameters
     ----------
     signal : Dataset
-        Result of :func:`~downscale.project.signal.change_signal`.
+        Result of :func:`~downscale.projections.signal.change_signal`.
     name, key : str
         A variable and a statistic; the change is in percent for quantities that vary in proportion.
     """

@@ -13,9 +13,9 @@ import xarray as xr
 
 from downscale.conservation.report import ConservationReport
 from downscale.errors import OptionError, listing
-from downscale.project.assess import Assessment
-from downscale.project.recipe import HISTORICAL, ProjectRecipe
-from downscale.project.settings import VariableSettings
+from downscale.projections.assess import Assessment
+from downscale.projections.recipe import HISTORICAL, ProjectRecipe
+from downscale.projections.settings import VariableSettings
 from downscale.runs.single import open_input
 
 

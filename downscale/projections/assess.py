@@ -10,11 +10,11 @@ from typing import Any
 import xarray as xr
 
 from downscale.conservation.report import ConservationReport
-from downscale.project.baselines import BASELINES, baselines
-from downscale.project.cells import fields_in
-from downscale.project.page import ADJUSTED, FINE, write_page
-from downscale.project.signal import Years, change_signal
-from downscale.project.validation import validate, write_tables
+from downscale.projections.baselines import BASELINES, baselines
+from downscale.projections.cells import fields_in
+from downscale.projections.page import ADJUSTED, FINE, write_page
+from downscale.projections.signal import Years, change_signal
+from downscale.projections.validation import validate, write_tables
 
 HISTORICAL, RAW = "historical", "raw"
 
@@ -136,7 +136,7 @@ def write_assessment(
     folder : Path
         An existing folder; files are ``validation`` and ``change_SCENARIO`` with their endings, and ``report.html``.
     title, facts, choices, conservation, **words
-        As for :func:`~downscale.project.page.write_page`.
+        As for :func:`~downscale.projections.page.write_page`.
     """
     if result.scores is not None:
         result.files += write_tables(result.scores, folder)

@@ -12,8 +12,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from downscale.errors import InputError, OptionError, listing
 from downscale.io.config import Block, read_recipe
 from downscale.io.paths import expand_paths
-from downscale.project.families import RANGE, RATIO, SKEWNESS
-from downscale.project.settings import VariableSettings
+from downscale.projections.families import RANGE, RATIO, SKEWNESS
+from downscale.projections.settings import VariableSettings
 from downscale.runs.recipe import Dask, Downscale, Statics, Terrain
 from downscale.runs.single import STORE
 

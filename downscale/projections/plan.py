@@ -11,8 +11,8 @@ import xarray as xr
 
 from downscale.engine.memory import READING_BYTES, resident_bytes
 from downscale.options import bytes_of, option
-from downscale.project.adjustment import PART_VALUES, parts_of
-from downscale.project.settings import WINDOW
+from downscale.projections.adjustment import PART_VALUES, parts_of
+from downscale.projections.settings import WINDOW
 
 # Bytes per value and day of the window for the cells of a part: two arrays of ranks in float64, and more (measured with
 # xsdba 0.7 at 128 cells, 13149 days and 31 days: 16.6 for temperature, 18.2 for rain).

@@ -38,7 +38,7 @@ from downscale.errors import InputError, pluralise
 from downscale.io.leases import disk_errors, temporary_beside
 from downscale.io.library import reading, to_file
 from downscale.process.computing import compute
-from downscale.project.settings import VariableSettings, threshold_in
+from downscale.projections.settings import VariableSettings, threshold_in
 
 TIME, CELL = "time", "cell"
 EXTRA = "pip install 'downscale-climate[project]'"
@@ -241,7 +241,7 @@ def train(
     observed, model : DataArray
         Daily values of a variable on the same cells, already cut to the reference period.
     settings : VariableSettings
-        Complete settings, as :func:`~downscale.project.settings.settings_for` returns them.
+        Complete settings, as :func:`~downscale.projections.settings.settings_for` returns them.
     parts : ndarray of int, optional
         Number of the part that each cell belongs to, by default that of :func:`parts_of`. It is the seed of the part.
 

@@ -12,11 +12,11 @@ import yaml
 from downscale.cf.horizontal import horizontal
 from downscale.errors import OptionError, listing
 from downscale.io.paths import sources_of
-from downscale.project.assess import Fields, assess, write_assessment
-from downscale.project.baselines import BASELINES, MAPPING
-from downscale.project.outcome import Projection
-from downscale.project.recipe import HISTORICAL, ProjectRecipe
-from downscale.project.records import ModelRecords, span_of, words_of
+from downscale.projections.assess import Fields, assess, write_assessment
+from downscale.projections.baselines import BASELINES, MAPPING
+from downscale.projections.outcome import Projection
+from downscale.projections.recipe import HISTORICAL, ProjectRecipe
+from downscale.projections.records import ModelRecords, span_of, words_of
 
 # Quantile mapping of each fine cell holds all values in memory, and takes the time of so many adjustments.
 MOST_VALUES = 30_000_000

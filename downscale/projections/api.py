@@ -10,9 +10,9 @@ from typing import Any
 import xarray as xr
 
 from downscale.io.paths import sources_of
-from downscale.project.outcome import Projection
-from downscale.project.recipe import CMIP_NAME, HISTORICAL
-from downscale.project.run import run_project
+from downscale.projections.outcome import Projection
+from downscale.projections.recipe import CMIP_NAME, HISTORICAL
+from downscale.projections.run import run_project
 from downscale.runs.single import open_input
 
 
@@ -41,7 +41,7 @@ def project(
         Fine cells, as in :func:`downscale.downscale`; by default those of the observations.
     variables : list of str, or mapping of name to settings, optional
         By default all that model and observations share. Settings are those of
-        :class:`downscale.project.settings.VariableSettings`.
+        :class:`downscale.projections.settings.VariableSettings`.
     reference, validation, future : str or pair of int, optional
         First and last year: ``"1979-1996"``. Adjustments are trained on ``reference``, by default all common years.
         ``validation`` are years for scores; ``future`` limits the scenarios.

@@ -22,7 +22,7 @@ from downscale.errors import GridError, InputError, listing
 from downscale.fields.aggregate import Aggregation, SupermeshMean
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.subcells import Subcells
-from downscale.project.scores import as_daily_rain
+from downscale.projections.scores import as_daily_rain
 
 Floats = NDArray[np.float64]
 TIME = "time"

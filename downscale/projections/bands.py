@@ -30,7 +30,7 @@ from downscale.io.write import Storage, write_checked
 from downscale.options import get_options, set_options
 from downscale.process.computing import progress_bar
 from downscale.process.interrupts import raise_if_signalled
-from downscale.project.adjustment import (
+from downscale.projections.adjustment import (
     TIME,
     Adjustment,
     Counts,
@@ -41,7 +41,7 @@ from downscale.project.adjustment import (
     running_windows,
     train,
 )
-from downscale.project.families import (
+from downscale.projections.families import (
     HIGHEST,
     LOWEST,
     RANGE,
@@ -52,8 +52,8 @@ from downscale.project.families import (
     from_adjustable,
     to_adjustable,
 )
-from downscale.project.plan import Band, grid_of, plan_record
-from downscale.project.settings import VariableSettings, settings_for
+from downscale.projections.plan import Band, grid_of, plan_record
+from downscale.projections.settings import VariableSettings, settings_for
 from downscale.runs.block_run import retry, show_progress, use_worker_threads
 from downscale.runs.clusters import client_of, compute_on_cluster, profile_of
 from downscale.runs.manifest import (

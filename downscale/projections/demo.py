@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from downscale import sample
 from downscale.output import to_netcdf
-from downscale.project.recipe import HISTORICAL, load_project
+from downscale.projections.recipe import HISTORICAL, load_project
 from downscale.steps.coarsen import coarsen
 
 MODEL = "synthetic"
