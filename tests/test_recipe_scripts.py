@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from downscale.evaluation.schema import load_evaluation
+from downscale.projections.recipe import load_project
 from downscale.runs.recipe import load_recipe
 from downscale.training.schema import load_training
 
@@ -32,6 +33,7 @@ MADE = {
     "09": ["terrain.nc", "terrain.png", "report.json"],
     "10": ["comparison/scores.md"],
     "11": ["tas_x4.nc", "tas_x4.png"],
+    "12": ["projection/synthetic/report.html", "projection/adjusted/synthetic_scenario.nc"],
 }
 
 
@@ -58,6 +60,8 @@ def test_every_script_has_a_recipe_of_its_name_that_is_legal(name: str) -> None:
         load_training(file)
     elif "methods" in content:
         load_evaluation(file)
+    elif "models" in content:
+        load_project(file)
     elif "downscale" in content:
         load_recipe(file)
     elif "relief" in content:
@@ -93,7 +97,7 @@ def test_every_demonstration_works(script: Path, tmp_path: Path) -> None:
     said = run(script, "--demo", "--out", str(tmp_path))
     for name in MADE.get(script.stem[:2], []):
         assert (tmp_path / name).stat().st_size > 0, name
-    words = {"07": "FAILED", "11": "RMSE", **dict.fromkeys(("01", "02", "03", "04"), "passed")}
+    words = {"07": "FAILED", "11": "RMSE", **dict.fromkeys(("01", "02", "03", "04", "12"), "passed")}
     assert words.get(script.stem[:2], "") in said
 
 
