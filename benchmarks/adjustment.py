@@ -36,9 +36,9 @@ from measure import table
 
 import downscale
 from downscale.options import bytes_of
-from downscale.project.adjustment import break_ties, train
-from downscale.project.bands import adjust_records
-from downscale.project.settings import settings_for, threshold_in
+from downscale.projections.adjustment import break_ties, train
+from downscale.projections.bands import adjust_records
+from downscale.projections.settings import settings_for, threshold_in
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 FILES = {
