@@ -11,9 +11,10 @@ import xarray as xr
 from project_fields import daily, model
 
 import downscale
-from downscale.errors import DownscaleError, OutputError
+from downscale.errors import DownscaleError, InputError, OutputError
 from downscale.projections.api import project
 from downscale.projections.outcome import Projection
+from downscale.projections.run import run_project
 
 NAMES = ("tas", "tasmin", "tasmax", "pr")
 # By month, which takes a tenth of the time of days of the year.
@@ -112,6 +113,43 @@ def test_a_resumed_run_keeps_what_verifies(inputs: dict[str, str], tmp_path: Pat
             assert path.read_bytes() == before[path]
     old, new = (xr.open_dataset(path) for path in (lost, again.files["M", "ssp585"][0]))
     assert old[list(NAMES)].equals(new[list(NAMES)])
+
+
+@pytest.mark.slow
+def test_a_further_scenario_keeps_what_is_there(inputs: dict[str, str], tmp_path: Path) -> None:
+    first = run(inputs, tmp_path / "out")
+    kept = [*first.files["M", "historical"], *first.files["M", "ssp585"], *first.adjusted.values(),
+            *(tmp_path / "out" / "adjusted" / "adjustment").iterdir()]  # fmt: skip
+    times = {path: path.stat().st_mtime_ns for path in kept}
+    more = {"ssp585": inputs["ssp585"], "ssp126": inputs["ssp585"]}
+    again = project(
+        inputs["model"], inputs["observations"], scenario=more, reference="2001-2003", validation="2004", name="M",
+        output=tmp_path / "out", resume=True, blocks="2 years", variables=VARIABLES, **QUICK,
+    )  # fmt: skip
+    assert {path: path.stat().st_mtime_ns for path in kept} == times
+    assert set(again.files) == {("M", "historical"), ("M", "ssp585"), ("M", "ssp126")}
+
+
+def test_a_missing_package_is_named_before_any_work(
+    inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("downscale.projections.run.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"xsdba.*downscale-climate\[project\]"):
+        run(inputs, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_one_store_per_experiment(inputs: dict[str, str], tmp_path: Path, result: Projection) -> None:
+    change = {
+        "models": {"M": {"historical": inputs["model"]}}, "observations": inputs["observations"],
+        "variables": VARIABLES, "periods": {"reference": "2001-2003", "validation": "2004"},
+        "downscale": {"climatology_quantiles": 1}, "scores": {"baselines": [], "indices": False},
+        "output": {"path": str(tmp_path / "out"), "format": "zarr", "blocks": "2 years", "report": False},
+    }  # fmt: skip
+    stored = run_project(change)
+    assert [path.name for path in stored.files["M", "historical"]] == ["multi_day_M_historical.zarr"]
+    xr.testing.assert_equal(stored.open()[list(NAMES)].load(), result.open()[list(NAMES)].load())
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import xarray as xr
 from downscale.api import downscale, plan_request
 from downscale.cf.horizontal import horizontal, share_grids
 from downscale.check.climatology import climatology_validation
-from downscale.errors import OptionError, OutputError, listing, pluralise
+from downscale.errors import InputError, OptionError, OutputError, listing, pluralise
 from downscale.io.paths import OVERWRITE, plain_path, require_folder, sources_of
 from downscale.io.write import Storage, write_checked
 from downscale.process.computing import progress_bar
@@ -25,7 +26,7 @@ from downscale.projections.bands import adjust_records
 from downscale.projections.families import to_adjustable
 from downscale.projections.outcome import Projection
 from downscale.projections.recipe import HISTORICAL, ProjectRecipe, load_project
-from downscale.projections.records import ModelRecords, align_records, in_years
+from downscale.projections.records import ModelRecords, align_records, in_years, span_of
 from downscale.projections.settings import VariableSettings, settings_for
 from downscale.projections.summary import assess_model
 from downscale.runs.blocks import parse_blocks
@@ -100,10 +101,11 @@ def run_project(
         parse_blocks(recipe.output.blocks)
     if dry_run:
         return result
+    require_statistics(indices=recipe.output.report and recipe.scores.indices)
     folder.mkdir(exist_ok=True)
-    steps = _Steps(folder, _fingerprint(recipe, models), resume)
+    steps = _Steps(folder, resume)
     with result.stage("write observations"):
-        climatology = steps.write(in_years(observed, models[0].reference), f"{INPUTS}/observations.nc")
+        climatology = steps.write(in_years(observed, models[0].reference), f"{INPUTS}/observations.nc", observed)
     for records in models:
         coarse = _coarse_observations(records, steps, result)
         with result.stage("adjust"):
@@ -128,6 +130,16 @@ def run_project(
         with result.stage("validate"):
             assess_model(result, records, folder)
     return result
+
+
+def require_statistics(indices: bool = True) -> None:
+    """Raise an InputError if a package of the extra ``project`` is missing, before any work is done."""
+    for name in ("xsdba", *(["xclim"] if indices else [])):
+        if find_spec(name) is None:
+            raise InputError(
+                f"expected the package {name} for downscale project, received none; "
+                "pip install 'downscale-climate[project]'"
+            )
 
 
 def _settings(recipe: ProjectRecipe, observed: xr.Dataset) -> dict[str, VariableSettings]:
@@ -161,14 +173,6 @@ def open_models(recipe: ProjectRecipe, datasets: Mapping[str, xr.Dataset]) -> li
     return opened
 
 
-def _fingerprint(recipe: ProjectRecipe, models: list[ModelRecords]) -> str:
-    content = recipe.model_dump(mode="json", by_alias=True, exclude={"title", "description", "dask", "output"})
-    files = [file for records in models for ds in (records.observed, *records.experiments.values())
-             for file in sources_of(ds)]  # fmt: skip
-    facts = {"request": content, "version": __version__, "inputs": input_identities(sorted(set(files)))}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
 def _folder(recipe: ProjectRecipe, is_reused: bool) -> Path:
     folder = plain_path(recipe.output.path)
     if folder.exists() and not folder.is_dir():
@@ -187,19 +191,33 @@ class _Steps:
     """Intermediate files of a run, which a later run keeps if they verify."""
 
     folder: Path
-    fingerprint: str
     resume: bool
 
-    def write(self, ds: xr.Dataset, name: str) -> Path:
-        """Write a Dataset under a name, unless the file is that of an earlier run, and return the path."""
-        path = self.folder / name
-        if self.resume and read_manifest(path, self.fingerprint, WHOLE) is not None:
+    def write(self, ds: xr.Dataset, name: str, *others: xr.Dataset) -> Path:
+        """Write a Dataset, unless the file is that of an earlier run; ``others`` are what it depends on besides."""
+        path, request = self.folder / name, _fingerprint(ds, *others)
+        if self.resume and read_manifest(path, request, WHOLE) is not None:
             return path
         path.parent.mkdir(exist_ok=True)
         remove_manifest(path)
         write_checked(ds, path, None, overwrite=True, storage=Storage(), progress=progress_bar())
-        write_manifest(path, self.fingerprint, WHOLE, None)
+        write_manifest(path, request, WHOLE, None)
         return path
+
+
+def _fingerprint(*datasets: xr.Dataset) -> str:
+    """Return a checksum of the files of Datasets, their variables, years and cells."""
+    facts = [
+        [input_identities(sources_of(ds)), sorted(map(str, ds.data_vars)), span_of(ds),
+         [axis.centres.tolist() if hasattr(axis, "centres") else None for axis in _axes(ds)]]
+        for ds in datasets
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps([__version__, facts], sort_keys=True).encode()).hexdigest()
+
+
+def _axes(ds: xr.Dataset) -> tuple[Any, ...]:
+    grid = horizontal(ds).grid
+    return getattr(grid, "y", None), getattr(grid, "x", None)
 
 
 def _coarse_observations(records: ModelRecords, steps: _Steps, result: Projection) -> xr.Dataset:
@@ -207,7 +225,7 @@ def _coarse_observations(records: ModelRecords, steps: _Steps, result: Projectio
     with result.stage("aggregate observations"):
         grid = records.historical.isel(time=0, drop=True)
         means: Any = downscale(records.observed, target_grid=grid, method="conservative")
-        path = steps.write(means, f"{INPUTS}/{records.model}_observations.nc")
+        path = steps.write(means, f"{INPUTS}/{records.model}_observations.nc", records.observed)
     return open_input(str(path))
 
 
@@ -222,32 +240,24 @@ def _fine_recipe(
         section["climatology"] = str(climatology)
         section.setdefault("climatology_quantiles", quantiles or 1)
     if recipe.downscale.factor is None and recipe.downscale.target_grid is None:
-        section |= _target(records, climatology)
+        section |= {} if climatology is None else {"target_grid": str(climatology)}
     output = recipe.output
     suffix = STORE if output.format == "zarr" else ".nc"
     variables = records.names[0] if len(records.names) == 1 else "multi"
     content = {
         "title": f"{recipe.title}: {records.model} {experiment}",
-        "input": {"path": str(adjusted or recipe.experiments()[records.model][experiment]), "variables": records.names},
+        "input": {"path": str(adjusted or f"{ADJUSTED}.nc"), "variables": records.names},
         "downscale": section,
         "terrain": recipe.terrain.model_dump(mode="json", exclude_unset=True),
         "statics": None if recipe.statics is None else recipe.statics.model_dump(mode="json"),
         "output": {
             "path": str(folder / f"{variables}_day_{records.model}_{experiment}{suffix}"),
-            **output.model_dump(mode="json", include={"blocks", "merge", "complevel", "packing", "attrs"}),
+            **output.model_dump(mode="json", include={"blocks", "complevel", "packing", "attrs"}),
+            "merge": output.merge or suffix == STORE,
         },
         "dask": recipe.dask.model_dump(mode="json"),
     }
     return parse_recipe(content, "project")
-
-
-def _target(records: ModelRecords, observations: Path | None) -> dict[str, Any]:
-    """Return the factor from the cells of the model to those of the observations, or these as target grid."""
-    coarse, fine = horizontal(records.historical), horizontal(records.observed)
-    factors = coarse.grid.nest_factors(fine.grid)
-    if factors is not None:
-        return {"factor": {coarse.y: factors[0], coarse.x: factors[1]}}
-    return {} if observations is None else {"target_grid": str(observations)}
 
 
 def _choose_quantiles(
