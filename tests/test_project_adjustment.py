@@ -209,7 +209,7 @@ def berlin(name: str) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
 @pytest.mark.parametrize(
     ("name", "override", "options"),
     [
-        ("tas", {}, {"group": "dayofyear", "kind": "+"}),
+        pytest.param("tas", {}, {"group": "dayofyear", "kind": "+"}, marks=pytest.mark.slow),
         ("pr", {"group": "month", "wet_threshold": "1 mm/d", "interp": "nearest"}, {"group": "month", "kind": "*"}),
         ("rsds", {"group": "time", "method": "eqm", "interp": "linear"}, {"group": "time", "kind": "*"}),
         ("ps", {"group": "time", "method": "scaling"}, {"group": "time", "kind": "+"}),

@@ -228,6 +228,7 @@ adjust(files, Path({target!r}), resume=True)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_with_the_same_bytes(files: dict[str, Path], whole: Path, tmp_path: Path) -> None:
     target = tmp_path / "adjusted"
     code = KILLED.format(

@@ -48,6 +48,7 @@ def test_bcsd_multiplies_rain_and_keeps_dry_days_dry() -> None:
     assert (fine.values[dry] == 0).all()
 
 
+@pytest.mark.slow
 def test_quantile_mapping_has_the_distribution_of_the_observations() -> None:
     observed = daily(years=3)
     coarse = coarse_of(observed)

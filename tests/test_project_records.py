@@ -92,7 +92,7 @@ FAULTS: list[tuple[dict[str, Any], type[DownscaleError], str]] = [
     ({"reference": "2004-2005"}, InputError, "a year of days in the reference period"),
     ({"observed": OBSERVED.isel(time=slice(0, None, 2)), "experiments": {
         "historical": HISTORICAL.resample(time="12h").ffill()}}, InputError, "daily values"),
-    ({"observed": OBSERVED.assign_coords(lon=OBSERVED.lon + 90)}, GridError, "none there"),
+    ({"observed": OBSERVED.assign_coords(lon=OBSERVED.lon + 90)}, GridError, "received none"),
 ]  # fmt: skip
 
 

@@ -47,6 +47,7 @@ def run(inputs: dict[str, Any], folder: Path, **options: Any) -> Projection:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_fine_fields_conserve_the_adjusted_ones_in_the_files(result: Projection) -> None:
     assert set(result.files) == {("M", "historical"), ("M", "ssp585")}
     for key, path in result.adjusted.items():
@@ -58,6 +59,7 @@ def test_fine_fields_conserve_the_adjusted_ones_in_the_files(result: Projection)
         assert fine.time.dt.calendar == adjusted.time.dt.calendar
 
 
+@pytest.mark.slow
 def test_variables_are_in_order_in_the_files(result: Projection) -> None:
     for key in result.files:
         fine = result.open(key[1]).load()
@@ -66,6 +68,7 @@ def test_variables_are_in_order_in_the_files(result: Projection) -> None:
         assert bool((fine.pr >= 0).all())
 
 
+@pytest.mark.slow
 def test_the_change_of_the_fine_means_is_that_of_the_adjusted_ones(result: Projection) -> None:
     adjusted, fine = (
         [ds[list(NAMES)].astype(np.float64).mean("time") for ds in opened]
@@ -89,6 +92,7 @@ def test_scores_signals_and_report_are_written(inputs: dict[str, str], tmp_path:
         assert words in page
 
 
+@pytest.mark.slow
 def test_a_bias_is_removed_and_a_warming_kept(inputs: dict[str, str], result: Projection) -> None:
     observed = xr.open_dataset(inputs["observations"]).sel(time=slice("2001", "2003"))
     fine = result.open().sel(time=slice("2001", "2003"))
@@ -98,6 +102,7 @@ def test_a_bias_is_removed_and_a_warming_kept(inputs: dict[str, str], result: Pr
         assert abs(float(fine[name].mean()) - wanted) < 0.2 * abs(float(raw[name].mean()) - wanted) + 0.02 * wanted
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_what_verifies(inputs: dict[str, str], tmp_path: Path) -> None:
     first = run(inputs, tmp_path / "out")
     files = [path for paths in first.files.values() for path in paths] + list(first.adjusted.values())
@@ -176,6 +181,7 @@ def test_fine_fields_have_the_calendar_of_the_model(inputs: dict[str, str], tmp_
     fine = out.open("scenario")
     assert fine.time.dt.calendar == calendar
     assert any(calendar in note for note in out.notes)
+    assert downscale.check_conservation(out.open_adjusted("scenario"), fine).passed
 
 
 @pytest.mark.slow

@@ -170,7 +170,8 @@ def test_a_check_that_fails_leaves_nothing(here):
     assert top() == {"in.nc"}
 
 
-@pytest.mark.parametrize("moment", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 5))])
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [1, 2, 5])
 def test_a_killed_run_is_resumed_to_the_same_bytes(here, moment):
     field_on(world(), 240, missing=0.05).to_netcdf("in.nc")
     line = ("apply", "in.nc", "out.zarr", "--factor", 8, "--blocks", 40)

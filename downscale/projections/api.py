@@ -54,7 +54,7 @@ def project(
     statics : str, optional
         File with the fine orography.
     dry_run, overwrite, resume, cluster, workers, blocks, report, scores
-        As in :func:`run_project` and the sections ``output`` and ``scores`` of recipes.
+        As in :func:`~downscale.projections.run.run_project` and the sections ``output`` and ``scores`` of recipes.
     **options
         Further arguments of :func:`downscale.downscale`, such as ``method="cascade"`` and ``members``.
 

@@ -114,7 +114,8 @@ def run_project(
                 model=records.model, reference=records.reference, resume=resume, overwrite=overwrite,
                 cluster=cluster, workers=workers, dask=recipe.dask,
             )  # fmt: skip
-        result.note(*adjusted.notes)
+        known = {f"{name}: {settings}" for name, settings in result.settings.items()}
+        result.note(*(note for note in adjusted.notes if note not in known))
         for experiment, path in adjusted.files.items():
             result.adjusted[records.model, experiment] = path
         with result.stage("choose details"):
