@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+import yaml
 from project_fields import daily, model
 
 import downscale
+from downscale.cli.main import main
 from downscale.errors import DownscaleError, InputError, OutputError
 from downscale.projections.api import project
 from downscale.projections.outcome import Projection
@@ -142,6 +144,20 @@ def test_a_missing_package_is_named_before_any_work(
     with pytest.raises(InputError, match=r"xsdba.*downscale-climate\[project\]"):
         run(inputs, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_plans_a_recipe(
+    inputs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.yml"
+    content = {"models": {"M": {"historical": inputs["model"]}}, "observations": inputs["observations"],
+               "output": {"path": str(tmp_path / "out")}}  # fmt: skip
+    recipe.write_text(yaml.safe_dump(content))
+    assert main(["project", str(recipe), "--dry-run", "--blocks", "1 year"]) == 0
+    assert "tasmin <= tas" in capsys.readouterr().out
+    recipe.write_text(yaml.safe_dump({**content, "observations": "missing.nc"}))
+    assert main(["project", str(recipe)]) == 2
+    assert "missing.nc" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -211,7 +211,11 @@ def _run_recipe(recipe: Any, *, max_memory: str | None, **options: Any) -> None:
         _print_outcome(run_recipe(recipe, command=shlex.join(["downscale", *typed_arguments.get()]), **options))
 
 
-PROJECT = {name: option for name, option in RUN.items() if name != "block"}
+# Options of a run that a projection has too.
+PROJECT = {
+    name: RUN[name]
+    for name in ("overwrite", "dry_run", "blocks", "merge", "resume", "cluster", "workers", "max_memory")
+}
 
 
 @app.command()
