@@ -34,6 +34,8 @@ def daily(
         "tasmax": (tas + 0.6 * spread, {**TEMPERATURE, "cell_methods": "time: maximum"}),
         "pr": (5 * pr / 86400, {**RAIN, "cell_methods": "time: mean"}),
     }
+    humidity = 100 - 8 * np.abs(rng.standard_normal((days, cells, cells)) + rng.standard_normal((days, 1, 1)))
+    fields["hurs"] = humidity.clip(0, 100), {"standard_name": "relative_humidity", "units": "%"}
     return xr.Dataset(
         {name: (("time", "lat", "lon"), fields[name][0].astype(np.float32), fields[name][1]) for name in names},
         {

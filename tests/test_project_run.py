@@ -211,6 +211,16 @@ def test_observations_may_cut_the_cells_of_the_model(inputs: dict[str, str], tmp
 
 
 @pytest.mark.slow
+def test_humidity_stays_within_bounds(tmp_path: Path) -> None:
+    observed, historical = daily((2001, 2003), names=("hurs",)), model((2001, 2003), names=("hurs",), shift=0.0)
+    out = project(historical, observed, output=tmp_path / "out", variables={"hurs": MONTHLY}, **QUICK)
+    fine = out.open().load()
+    assert float(fine.hurs.max()) <= 100
+    assert float(out.open_adjusted().hurs.max()) > 99
+    assert downscale.check_conservation(out.open_adjusted(), fine).passed
+
+
+@pytest.mark.slow
 def test_members_of_a_cascade_conserve_each_cell(inputs: dict[str, str], tmp_path: Path) -> None:
     out = project(inputs["model"], inputs["observations"], output=tmp_path / "out",
                   variables={"pr": MONTHLY}, method="cascade", members=2, **QUICK)  # fmt: skip

@@ -92,7 +92,7 @@ def run_project(
     folder = _folder(recipe, overwrite or resume or dry_run)
     for records in models:
         for experiment, ds in records.experiments.items():
-            fine_recipe = _fine_recipe(recipe, records, experiment, folder, None)
+            fine_recipe = _fine_recipe(recipe, records, experiment, folder, None, result.settings)
             request = replace(build_request(fine_recipe), climatology=in_years(observed, records.reference))
             if request.factor is None and request.target_grid is None:
                 request = replace(request, target_grid=observed)
@@ -122,7 +122,9 @@ def run_project(
             quantiles = _choose_quantiles(recipe, records, coarse, climatology, result)
         for experiment, path in adjusted.files.items():
             with result.stage("downscale"):
-                content = _fine_recipe(recipe, records, experiment, folder, climatology, path, quantiles)
+                content = _fine_recipe(
+                    recipe, records, experiment, folder, climatology, result.settings, path, quantiles
+                )
                 outcome = run_recipe(
                     content, resume=resume, overwrite=overwrite, cluster=cluster, workers=workers, command=command
                 )
@@ -232,11 +234,16 @@ def _coarse_observations(records: ModelRecords, steps: _Steps, result: Projectio
 
 def _fine_recipe(
     recipe: ProjectRecipe, records: ModelRecords, experiment: str, folder: Path, climatology: Path | None,
-    adjusted: Path | None = None, quantiles: dict[str, int] | None = None,
+    settings: Mapping[str, VariableSettings], adjusted: Path | None = None, quantiles: dict[str, int] | None = None,
 ) -> Recipe:  # fmt: skip
     """Return the recipe of the spatial step of one experiment."""
     section = recipe.downscale.model_dump(mode="json", exclude_unset=True)
     section.setdefault("orderings", "auto")
+    # Values that the adjustment bounds on both sides stay within bounds on the fine cells.
+    limits = {name: (settings[name].lower, settings[name].upper) for name in records.names
+              if name in settings and settings[name].upper is not None}  # fmt: skip
+    if limits:
+        section.setdefault("bounds", limits)
     if climatology is not None:
         section["climatology"] = str(climatology)
         section.setdefault("climatology_quantiles", quantiles or 1)
@@ -268,7 +275,8 @@ def _choose_quantiles(
     if "climatology_quantiles" in recipe.downscale.model_fields_set:
         return {}
     chosen = {}
-    request = build_request(_fine_recipe(recipe, records, HISTORICAL, Path("."), climatology, Path("none"), {}))
+    fine_recipe = _fine_recipe(recipe, records, HISTORICAL, Path("."), climatology, result.settings)
+    request = build_request(fine_recipe)
     few, many = (
         climatology_validation(coarse, replace(request, climatology_quantiles=count)) for count in (1, QUANTILES)
     )
