@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def test_a_further_scenario_keeps_what_is_there(inputs: dict[str, str], tmp_path
 def test_a_missing_package_is_named_before_any_work(
     inputs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("downscale.projections.run.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "xsdba", None)
     with pytest.raises(InputError, match=r"xsdba.*downscale-climate\[project\]"):
         run(inputs, tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -39,8 +39,9 @@ from downscale.io.leases import disk_errors, temporary_beside
 from downscale.io.library import reading, to_file
 from downscale.process.computing import compute
 from downscale.projections.settings import VariableSettings, threshold_in
+from downscale.projections.years import TIME
 
-TIME, CELL = "time", "cell"
+CELL = "cell"
 EXTRA = "pip install 'downscale-climate[project]'"
 KINDS = {"additive": "+", "multiplicative": "*"}
 GROUPS = {"dayofyear": "time.dayofyear", "month": "time.month", "season": "time.season", "time": "time"}

@@ -13,8 +13,9 @@ from downscale.conservation.report import ConservationReport
 from downscale.projections.baselines import BASELINES, baselines
 from downscale.projections.cells import fields_in
 from downscale.projections.page import ADJUSTED, FINE, write_page
-from downscale.projections.signal import Years, change_signal
+from downscale.projections.signal import change_signal
 from downscale.projections.validation import validate, write_tables
+from downscale.projections.years import Years
 
 HISTORICAL, RAW = "historical", "raw"
 

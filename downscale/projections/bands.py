@@ -31,7 +31,6 @@ from downscale.options import get_options, set_options
 from downscale.process.computing import progress_bar
 from downscale.process.interrupts import raise_if_signalled
 from downscale.projections.adjustment import (
-    TIME,
     Adjustment,
     Counts,
     load,
@@ -54,6 +53,7 @@ from downscale.projections.families import (
 )
 from downscale.projections.plan import Band, grid_of, plan_record
 from downscale.projections.settings import VariableSettings, settings_for
+from downscale.projections.years import TIME, Years, in_years, words_of
 from downscale.runs.block_run import retry, show_progress, use_worker_threads
 from downscale.runs.clusters import client_of, compute_on_cluster, profile_of
 from downscale.runs.manifest import (
@@ -216,8 +216,8 @@ class _Run:
     ) -> None:  # fmt: skip
         self.reference = reference
         self.originals = dict(experiments)
-        self.observed = to_adjustable(_in_years(observed, reference))
-        self.historical = to_adjustable(_in_years(historical, reference))
+        self.observed = to_adjustable(_reference_days(observed, reference))
+        self.historical = to_adjustable(_reference_days(historical, reference))
         self.experiments = {name: to_adjustable(ds) for name, ds in experiments.items()}
         self.names = [str(name) for name, values in self.observed.data_vars.items() if TIME in values.dims]
         self._require_alike()
@@ -353,16 +353,14 @@ class _Run:
         return notes
 
 
-def _in_years(ds: xr.Dataset, years: tuple[int, int]) -> xr.Dataset:
-    """Return the steps of some years."""
+def _reference_days(ds: xr.Dataset, years: Years) -> xr.Dataset:
+    """Return the days of the reference period."""
     if TIME not in ds.coords or ds[TIME].dtype.kind not in "MO":
         raise InputError("expected dates along 'time', received none; see ncdump -h")
-    inside = (ds[TIME].dt.year >= years[0]) & (ds[TIME].dt.year <= years[1])
-    if not inside.any():
-        raise InputError(
-            f"expected days in the reference period {years[0]}-{years[1]}, received none; choose other years"
-        )
-    return ds if inside.all() else ds.isel({TIME: np.flatnonzero(inside.values)})
+    chosen = in_years(ds, years)
+    if not chosen.sizes[TIME]:
+        raise InputError(f"expected days in the reference period {words_of(years)}, received none; choose other years")
+    return chosen
 
 
 def _identity(ds: xr.Dataset, inputs: Sequence[str]) -> list[Any]:

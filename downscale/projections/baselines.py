@@ -14,10 +14,11 @@ from downscale.cf.horizontal import horizontal
 from downscale.cf.quantities import automatic_form
 from downscale.check.conservation import convert_units
 from downscale.projections.adjustment import train
-from downscale.projections.cells import TIME, CoarseCells, bands, blocks, fields_in, grid_variables, read, select_period
+from downscale.projections.cells import CoarseCells, bands, blocks, fields_in, grid_variables, read, select_period
 from downscale.projections.families import from_adjustable, to_adjustable
 from downscale.projections.scores import Days, cycle_weights, group_means
 from downscale.projections.settings import settings_for
+from downscale.projections.years import TIME
 
 Floats = NDArray[np.float64]
 RAW, BCSD, MAPPING = "raw + bilinear", "BCSD", "quantile mapping"

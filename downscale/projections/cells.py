@@ -23,9 +23,9 @@ from downscale.fields.aggregate import Aggregation, SupermeshMean
 from downscale.grid.curvilinear import CurvilinearGrid
 from downscale.grid.subcells import Subcells
 from downscale.projections.scores import as_daily_rain
+from downscale.projections.years import TIME, in_years, years_of
 
 Floats = NDArray[np.float64]
-TIME = "time"
 # Largest number of values of a field that are in memory at once.
 MOST_VALUES = 12_000_000
 
@@ -195,15 +195,14 @@ def select_period(ds: xr.Dataset, period: Any, label: str) -> xr.Dataset:
         raise InputError(f"{label}: expected daily fields along {TIME!r}, received {listing(map(str, ds.dims))}")
     if period is None:
         return ds
-    first, last = (int(str(year)) for year in period)
-    years = ds[TIME].dt.year.values
-    chosen = np.flatnonzero((years >= first) & (years <= last))
-    if not chosen.size:
+    chosen = in_years(ds, (int(period[0]), int(period[1])))
+    if not chosen.sizes[TIME]:
+        years = years_of(ds)
         raise InputError(
-            f"{label}: expected days from {first} to {last}, received {years.min()} to {years.max()}; change the period"
+            f"{label}: expected days from {period[0]} to {period[1]}, received {years.min()} to {years.max()}; "
+            "change the period"
         )
-    contiguous = chosen[-1] - chosen[0] + 1 == chosen.size
-    return ds.isel({TIME: slice(chosen[0], chosen[-1] + 1) if contiguous else chosen})
+    return chosen
 
 
 def period_words(ds: xr.Dataset, period: Any) -> str:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from downscale.check.conservation import convert_units
 from downscale.errors import InputError
-from downscale.projections.cells import TIME
+from downscale.projections.adjustment import EXTRA
 from downscale.projections.scores import as_daily_rain
+from downscale.projections.years import TIME
 
 Floats = NDArray[np.float64]
-MISSING = "downscale project needs {name}: pip install 'downscale-climate[project]'"
 PERCENTILE = 0.95
 WET_DAY = "1 mm/day"
 
@@ -104,7 +104,7 @@ def annual_indices(
     data, WIREs Climate Change 2, 851-870.
     Bourgault, P. et al. (2023), xclim: xarray-based climate data analytics, Journal of Open Source Software 8, 5415.
     """
-    functions = _library()
+    functions = require_xclim()
     ready = {name: _prepare(name, field) for name, field in fields.items() if name in ("tasmin", "tasmax", "pr")}
     results = {}
     for key, index in available_indices(ready).items():
@@ -118,15 +118,15 @@ def annual_indices(
     return results
 
 
-def _library() -> Any:
-    """Return the module of indices of xclim, whose import takes seconds."""
+def require_xclim() -> Any:
+    """Return the module of indices of xclim, whose import takes seconds, or raise an InputError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
             import xclim.indices
     except ImportError:
-        raise InputError(MISSING.format(name="xclim")) from None
+        raise InputError(f"downscale project needs xclim: {EXTRA}") from None
     return xclim.indices
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +13,12 @@ from downscale.errors import OptionError, listing
 from downscale.projections.assess import Assessment
 from downscale.projections.recipe import HISTORICAL, ProjectRecipe
 from downscale.projections.settings import VariableSettings
+from downscale.report.page import Staged
 from downscale.runs.single import open_input
 
 
 @dataclass
-class Projection:
+class Projection(Staged):
     """The result of a projection.
 
     Attributes
@@ -51,15 +49,6 @@ class Projection:
     notes: list[str] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
     command: str = ""
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Measure the seconds spent within the block, under a name."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - start
 
     def note(self, *lines: str) -> None:
         """Add notes that are not there yet."""

@@ -20,6 +20,7 @@ from downscale.cf.units import convert, fits
 from downscale.errors import GridError, InputError, listing
 from downscale.projections.families import from_adjustable
 from downscale.projections.recipe import HISTORICAL, Periods
+from downscale.projections.years import Years, in_years, span_of, words_of, years_of
 from downscale.steps.prepare import pick_variables
 
 # A shorter record does not contain the seasons.
@@ -27,7 +28,6 @@ FEWEST_DAYS = 350
 # Mass per area of 1 kg m-2 of water is a depth of 1 mm.
 WATER_DENSITY = 1000.0
 WATER = ("kg m-2", "m"), ("kg m-2 s-1", "m s-1")
-Years = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -209,20 +209,6 @@ def _calendar(ds: xr.Dataset) -> str:
     return calendar_of(ds[_time(ds)].variable)
 
 
-def years_of(ds: xr.Dataset) -> Any:
-    """Return the year of each step."""
-    return ds[_time(ds)].dt.year.values
-
-
-def in_years(ds: xr.Dataset, *periods: Years | None) -> xr.Dataset:
-    """Return the steps of a record whose year is in one of the periods."""
-    years = years_of(ds)
-    inside = np.zeros(years.shape, bool)
-    for first, last in filter(None, periods):
-        inside |= (years >= first) & (years <= last)
-    return ds if inside.all() else ds.isel({_time(ds): np.flatnonzero(inside)})
-
-
 def _require_daily(ds: xr.Dataset, label: str) -> None:
     name = _time(ds, label)
     if name != "time":
@@ -248,8 +234,8 @@ def _cut_periods(
     common = np.intersect1d(there, here)
     if not common.size:
         raise InputError(
-            f"expected common years of the observations and {labels[HISTORICAL]}, received {_span(there)} and "
-            f"{_span(here)}; add files"
+            f"expected common years of the observations and {labels[HISTORICAL]}, received {span_of(observed)} and "
+            f"{span_of(historical)}; add files"
         )
     reference = periods.reference or (int(common.min()), int(common.max()))
     notes = [f"reference period {words_of(reference)}" + ("" if periods.reference else ", all common years")]
@@ -261,40 +247,25 @@ def _cut_periods(
             if years is not None and count < FEWEST_DAYS:
                 raise InputError(
                     f"expected at least a year of days in the {role} period {words_of(years)}, received {count} in "
-                    f"{label} ({_span(years_of(ds))}); choose other years"
+                    f"{label} ({span_of(ds)}); choose other years"
                 )
     cut = {HISTORICAL: in_years(historical, reference, periods.validation)}
     for name, ds in parts.items():
         if name == HISTORICAL:
             continue
         cut[name] = ds if periods.future is None else in_years(ds, periods.future)
-        own = years_of(ds)
         if cut[name].sizes["time"] < FEWEST_DAYS:
             wanted = "" if periods.future is None else f" in the future period {words_of(periods.future)}"
             raise InputError(
                 f"expected at least a year of days of {labels[name]}{wanted}, received {cut[name].sizes['time']} "
-                f"({_span(own)}); choose other years"
+                f"({span_of(ds)}); choose other years"
             )
         if years_of(cut[name]).min() <= reference[1]:
             raise InputError(
                 f"expected {labels[name]} to begin after the reference period {words_of(reference)}, received "
-                f"{_span(own)}; limit it with periods.future, or end the reference period earlier"
+                f"{span_of(ds)}; limit it with periods.future, or end the reference period earlier"
             )
     return in_years(observed, reference, periods.validation), cut, reference, notes
-
-
-def words_of(years: Years) -> str:
-    """Return a period in words."""
-    return f"{years[0]}-{years[1]}" if years[0] != years[1] else str(years[0])
-
-
-def span_of(ds: xr.Dataset) -> str:
-    """Return the first and the last year of a record in words."""
-    return _span(years_of(ds))
-
-
-def _span(years: Any) -> str:
-    return words_of((int(years.min()), int(years.max())))
 
 
 # Cells.

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,20 @@ import xarray as xr
 from downscale.api import downscale, plan_request
 from downscale.cf.horizontal import horizontal, share_grids
 from downscale.check.climatology import climatology_validation
-from downscale.errors import InputError, OptionError, OutputError, listing, pluralise
+from downscale.errors import OptionError, OutputError, listing, pluralise
 from downscale.io.paths import OVERWRITE, plain_path, require_folder, sources_of
 from downscale.io.write import Storage, write_checked
 from downscale.process.computing import progress_bar
+from downscale.projections.adjustment import require_xsdba
 from downscale.projections.bands import adjust_records
 from downscale.projections.families import to_adjustable
+from downscale.projections.indices import require_xclim
 from downscale.projections.outcome import Projection
 from downscale.projections.recipe import HISTORICAL, ProjectRecipe, load_project
-from downscale.projections.records import ModelRecords, align_records, in_years, span_of
+from downscale.projections.records import ModelRecords, align_records
 from downscale.projections.settings import VariableSettings, settings_for
 from downscale.projections.summary import assess_model
+from downscale.projections.years import in_years, span_of
 from downscale.runs.blocks import parse_blocks
 from downscale.runs.manifest import input_identities, read_manifest, remove_manifest, write_manifest
 from downscale.runs.pipeline import run as run_recipe
@@ -101,7 +103,7 @@ def run_project(
         parse_blocks(recipe.output.blocks)
     if dry_run:
         return result
-    require_statistics(indices=recipe.output.report and recipe.scores.indices)
+    _require_statistics(recipe)
     folder.mkdir(exist_ok=True)
     steps = _Steps(folder, resume)
     with result.stage("write observations"):
@@ -135,14 +137,11 @@ def run_project(
     return result
 
 
-def require_statistics(indices: bool = True) -> None:
+def _require_statistics(recipe: ProjectRecipe) -> None:
     """Raise an InputError if a package of the extra ``project`` is missing, before any work is done."""
-    for name in ("xsdba", *(["xclim"] if indices else [])):
-        if find_spec(name) is None:
-            raise InputError(
-                f"expected the package {name} for downscale project, received none; "
-                "pip install 'downscale-climate[project]'"
-            )
+    require_xsdba()
+    if recipe.output.report and recipe.scores.indices:
+        require_xclim()
 
 
 def _settings(recipe: ProjectRecipe, observed: xr.Dataset) -> dict[str, VariableSettings]:

@@ -13,7 +13,6 @@ from downscale.cf.horizontal import Horizontal, horizontal
 from downscale.cf.quantities import automatic_form, rain_reason
 from downscale.errors import InputError, listing
 from downscale.projections.cells import (
-    TIME,
     CoarseCells,
     bands,
     blocks,
@@ -25,9 +24,9 @@ from downscale.projections.cells import (
     select_period,
 )
 from downscale.projections.scores import quantiles_of, sort_days
+from downscale.projections.years import TIME, Years
 
 Floats = NDArray[np.float64]
-Years = tuple[int, int]
 WET_DAY = 1.0  # mm per day
 SIGNALS = {"mean": "mean", "p98": "98th percentile of daily values", "wet_frequency": "fraction of wet days"}
 # Statistics of fine cells, averaged over coarse cells, instead of those of coarse means.

@@ -16,7 +16,8 @@ from downscale.projections.assess import Fields, assess, write_assessment
 from downscale.projections.baselines import BASELINES, MAPPING
 from downscale.projections.outcome import Projection
 from downscale.projections.recipe import HISTORICAL, ProjectRecipe
-from downscale.projections.records import ModelRecords, span_of, words_of
+from downscale.projections.records import ModelRecords
+from downscale.projections.years import span_of, words_of
 
 # Quantile mapping of each fine cell holds all values in memory, and takes the time of so many adjustments.
 MOST_VALUES = 30_000_000

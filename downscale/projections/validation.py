@@ -20,7 +20,6 @@ from downscale.errors import InputError, OptionError
 from downscale.evaluation.table import format_number, format_table, write_table
 from downscale.metrics.distribution import Distribution
 from downscale.projections.cells import (
-    TIME,
     CoarseCells,
     bands,
     blocks,
@@ -49,7 +48,8 @@ from downscale.projections.scores import (
     square_sums,
     wasserstein_distance,
 )
-from downscale.projections.signal import WET_DAY, Years, change_signal
+from downscale.projections.signal import WET_DAY, change_signal
+from downscale.projections.years import TIME, Years
 from downscale.version import library_versions
 
 __all__ = ["change_signal", "to_csv", "to_markdown", "validate", "write_tables"]

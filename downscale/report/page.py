@@ -75,8 +75,23 @@ class Picture:
         return int.from_bytes(self.data[16:20]), int.from_bytes(self.data[20:24])
 
 
+class Staged:
+    """What is measured by stages: ``stages`` has the seconds of each."""
+
+    stages: dict[str, float]
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure the seconds spent within the block, under a name."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - start
+
+
 @dataclass
-class Outcome:
+class Outcome(Staged):
     """The result of a run.
 
     Attributes
@@ -124,15 +139,6 @@ class Outcome:
     stages: dict[str, float] = field(default_factory=dict)
     command: str = ""
     pictures: list[Picture] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Measure the seconds spent within the block, under a name."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True)
